@@ -50,9 +50,11 @@ func (c *Client) Recover(ctx context.Context, in wire.RecoverRequest) (wire.Enro
 
 // Rekey reshares the root key and returns the new shares.
 func (c *Client) Rekey(ctx context.Context, in wire.RekeyRequest) ([]string, error) {
-	var out []string
+	var out struct {
+		Shares []string `json:"shares"`
+	}
 	err := c.sys(ctx, "", "rekey", in, &out)
-	return out, err
+	return out.Shares, err
 }
 
 // Seal seals a node.

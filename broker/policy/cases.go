@@ -15,8 +15,8 @@ import (
 	"github.com/mayfly-broker/mayfly/broker/fault"
 )
 
-// CaseTime is context.now of a [Case] that does not set one: a Wednesday at noon.
-var CaseTime = time.Date(2020, time.January, 1, 12, 0, 0, 0, time.UTC)
+// caseTime is context.now of a [Case] that does not set one: a Wednesday at noon.
+var caseTime = time.Date(2020, time.January, 1, 12, 0, 0, 0, time.UTC)
 
 // Case is one expectation of `policy test`.
 type Case struct {
@@ -146,13 +146,14 @@ func (w Want) check() error {
 	return nil
 }
 
-// RunCases decides each case against s. An expectation that cannot be read is a
+// RunCases decides each case against s. A case that sets no context.now is decided
+// at noon of 2020-01-01, a Wednesday, UTC. An expectation that cannot be read is a
 // difference, never a pass.
 func RunCases(s *Set, cases []Case) []CaseResult {
 	results := make([]CaseResult, len(cases))
 	for i, c := range cases {
 		if c.Request.Context.Now.IsZero() {
-			c.Request.Context.Now = CaseTime
+			c.Request.Context.Now = caseTime
 		}
 		got := s.Decide(c.Request)
 		differences := c.Want.compare(got)

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -69,11 +70,10 @@ func (r *rule) reason() Reason {
 	if r.permits() {
 		effect = EffectPermit
 	}
-	annotations := make(map[string]string, len(r.rest)) // a copy: the set is shared
-	for k, v := range r.rest {
-		annotations[k] = v
+	return Reason{
+		ID: r.id, Source: r.source, Line: r.line, Effect: effect, Hash: r.hash,
+		Annotations: maps.Clone(r.rest), // the set is shared, the decision is not
 	}
-	return Reason{ID: r.id, Source: r.source, Line: r.line, Effect: effect, Hash: r.hash, Annotations: annotations}
 }
 
 func evaluationErrors(errs []cedar.DiagnosticError) []string {

@@ -431,7 +431,7 @@ func FuzzVerifyExport(f *testing.F) {
 	f.Add(whole)
 	f.Add(part)
 	f.Add(whole[:len(whole)/2])
-	f.Add(append(lines(whole)[0], lines(part)[1]...))
+	f.Add(append(bytes.Clone(lines(whole)[0]), lines(part)[1]...))
 	f.Add(fmt.Appendf(nil, `{"format":%q,"cluster":"","incarnation":0,"keys":null,"from":0,"to":9223372036854775807}`+"\n", audit.Format))
 	f.Add([]byte("\n\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -74,6 +74,9 @@ func parseName(location string) (name, error) {
 		if err == nil && n.id.Path() == "" {
 			err = errors.New("a workload's SPIFFE ID has a path") // the bare trust domain is the CA's
 		}
+		if err == nil {
+			err = checkTrustDomain(n.id.TrustDomain().Name())
+		}
 	default:
 		err = errors.New(allowedNames)
 	}
@@ -101,6 +104,16 @@ func checkDNS(s string) error {
 				return errors.New("a DNS name holds only a-z, 0-9, hyphens and dots")
 			}
 		}
+	}
+	return nil
+}
+
+// checkTrustDomain asks for a DNS name, which SPIFFE only recommends: verifiers
+// (crypto/x509 among them) refuse a certificate with another host in a URI, and
+// name constraints cannot match an address there (RFC 5280 §4.2.1.10).
+func checkTrustDomain(s string) error {
+	if _, err := netip.ParseAddr(s); err == nil || checkDNS(s) != nil {
+		return errors.New("a trust domain has the form of a DNS name, such as example.org")
 	}
 	return nil
 }
@@ -256,7 +269,7 @@ func (c *constraints) parse() error {
 		}
 	}
 	for _, td := range c.SPIFFE {
-		if parsed, err := spiffeid.TrustDomainFromString(td); err != nil || parsed.Name() != td || checkDNS(td) != nil {
+		if parsed, err := spiffeid.TrustDomainFromString(td); err != nil || parsed.Name() != td || checkTrustDomain(td) != nil {
 			return fmt.Errorf("%q is not a trust domain such as example.org", td)
 		}
 	}

@@ -284,7 +284,7 @@ func invalidScopes() []scope.Scope {
 		"dns:" + strings.Repeat("a", 64) + ".example", "ip:*", "ip:1*", "ip:127.0.0.1.*", "ip:300.*", "ip:fd00:*", "ip:fe80::1%eth0",
 		"ip:::ffff:127.0.0.1", "ip:127.1", "ip:FD00::1", "email:ann", "email:@example.com", "email:a..b@example.com", "email:\"a b\"@example.com",
 		"spiffe://", "spiffe://td.example", "spiffe://td.example/", "spiffe://td*", "spiffe://*", "spiffe://td.example*", "spiffe://TD.example/x",
-		"spiffe://td.example/a//b", "spiffe://td.example/./a*", "spiffe://td.example/a?b", "https://td.example/x", "*", "uri:spiffe://td.example/x",
+		"spiffe://td.example/a//b", "spiffe://td.example/./a*", "spiffe://td.example/a?b", "https://td.example/x", "*", "spiffe://00./0", "spiffe://10.0.0.1/a", "spiffe://a..b/*", "uri:spiffe://td.example/x",
 	} {
 		out = append(out, grant(both, location))
 	}

@@ -176,7 +176,11 @@ func (i *issuer) verify(der []byte, template *x509.Certificate) error {
 	if err != nil {
 		return errors.New("the signed certificate is not readable")
 	}
-	for _, usage := range template.ExtKeyUsage {
+	usages := template.ExtKeyUsage
+	if len(i.ca.cert.ExtKeyUsage) == 0 {
+		usages = usages[:1] // the CA restricts no use, so one check stands for all
+	}
+	for _, usage := range usages {
 		_, err := leaf.Verify(x509.VerifyOptions{
 			Roots: i.ca.roots, KeyUsages: []x509.ExtKeyUsage{usage},
 			CurrentTime: template.NotAfter, // within both validities, whatever the clock

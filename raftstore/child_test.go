@@ -1,0 +1,5 @@
+package raftstore
+
+const childEnv = "RAFTSTORE_TEST_CHILD"
+
+func runChild() {}

@@ -160,7 +160,12 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	// The snapshot's index as raft knows it: a restored backup gets a new one.
 	at := position{snap.meta.Index, snap.meta.Term}
 	return f.state.replace(at, func(put func(string, []byte, []byte) error) error {
-		_, err := readStream(rc, f.state.sealer, f.hooks.OnPreamble, put)
+		_, err := readStream(rc, f.state.sealer, func(h streamHeader) error {
+			if f.hooks.OnPreamble == nil {
+				return nil
+			}
+			return f.hooks.OnPreamble(h.preamble)
+		}, put)
 		return err
 	})
 }

@@ -19,7 +19,8 @@ type leadership struct {
 	mu      sync.Mutex
 	work    []func(context.Context)
 	ready   bool          // leading, caught up, clock in order, and the work is running
-	changed chan struct{} // closed when ready, or raft's state as seen here, changes
+	active  bool          // a reign has begun and its work has not ended
+	changed chan struct{} // closed when one of these, or raft's state as seen here, changes
 	paused  bool          // a restore is under way
 	wake    chan struct{} // asks run to look again
 }
@@ -82,7 +83,7 @@ func (l *leadership) run(ctx context.Context) {
 			return
 		case leads = <-l.s.raft.LeaderCh():
 			end() // even when true follows true: it was lost in between
-			l.announce(false)
+			l.announce(false, false)
 		case <-l.wake:
 			end()
 		case <-watch.C:
@@ -99,28 +100,57 @@ func (l *leadership) run(ctx context.Context) {
 			}
 			continue
 		}
-		if current == nil && !l.isPaused() {
-			current = l.begin(ctx)
+		if current == nil {
+			current = l.begin(ctx) // nil while paused
 		}
 	}
 }
 
-func (l *leadership) isPaused() bool {
+// pause ends the present reign, waits for its work, and begins no other until
+// resume is called.
+func (l *leadership) pause() (resume func()) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.paused
+	l.paused = true
+	l.mu.Unlock()
+	l.again()
+	for {
+		l.mu.Lock()
+		active, changed := l.active, l.changed
+		l.mu.Unlock()
+		if !active {
+			break
+		}
+		select {
+		case <-changed:
+			continue
+		case <-l.s.done:
+		}
+		break
+	}
+	return func() {
+		l.mu.Lock()
+		l.paused = false
+		l.mu.Unlock()
+	}
 }
 
-// announce sets ready and wakes who waits for a change.
-func (l *leadership) announce(ready bool) {
+// announce sets ready and active and wakes who waits for a change.
+func (l *leadership) announce(ready, active bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ready = ready
+	l.ready, l.active = ready, active
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
 func (l *leadership) begin(ctx context.Context) *reignRun {
+	l.mu.Lock()
+	if l.paused {
+		l.mu.Unlock()
+		return nil
+	}
+	l.active = true
+	l.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reignRun{cancel, make(chan struct{})}
 	go func() { // waited for by end
@@ -134,13 +164,14 @@ func (l *leadership) begin(ctx context.Context) *reignRun {
 }
 
 func (l *leadership) end(r *reignRun) {
-	l.announce(false)
+	l.announce(false, true)
 	r.cancel()
 	slow := time.AfterFunc(5*time.Second, func() {
 		l.s.log.Warn("the leader's work is slow to end; leadership cannot begin again before it has")
 	})
 	defer slow.Stop()
 	<-r.done
+	l.announce(false, false)
 }
 
 // clockWait bounds how long a new leader waits to hear each voter's clock.
@@ -167,7 +198,7 @@ func (l *leadership) reign(ctx context.Context) error {
 	work := l.work[:len(l.work):len(l.work)]
 	l.mu.Unlock()
 	s.log.Info("leading", "term", term)
-	l.announce(true)
+	l.announce(true, true)
 	var running sync.WaitGroup
 	for _, fn := range work {
 		running.Go(func() { fn(context.WithValue(ctx, leadTermKey{}, term)) })

@@ -128,19 +128,17 @@ func (s *streamWriter) finish() error {
 	return s.w.Flush()
 }
 
-// readStream reads and checks a whole stream. preamble, if any, is called
-// before any chunk is opened, put for each record; put owns its arguments only
-// for the call. Records that put was given before an error count for nothing.
-func readStream(r io.Reader, sealer Sealer, preamble func([]byte) error, put func(bucket string, key, value []byte) error) (streamHeader, error) {
-	s := &streamReader{r: bufio.NewReaderSize(r, chunkTarget), sum: sha256.New(), sealer: sealer, put: put}
+// readStream reads and checks a whole stream. begin is called before any chunk
+// is opened, put for each record; put owns its arguments only for the call.
+// Records that put was given before an error count for nothing.
+func readStream(r io.Reader, sealer Sealer, begin func(streamHeader) error, put func(bucket string, key, value []byte) error) (streamHeader, error) {
+	s := &streamReader{r: bufferOf(r), sum: sha256.New(), sealer: sealer, put: put}
 	h, err := s.readHeader()
 	if err != nil {
 		return h, err
 	}
-	if preamble != nil {
-		if err := preamble(h.preamble); err != nil {
-			return h, fmt.Errorf("raftstore: snapshot preamble: %w", err)
-		}
+	if err := begin(h); err != nil {
+		return h, fmt.Errorf("raftstore: snapshot header: %w", err)
 	}
 	for {
 		last, err := s.readChunk(h.id)
@@ -164,6 +162,8 @@ func readStream(r io.Reader, sealer Sealer, preamble func([]byte) error, put fun
 	}
 	return h, nil
 }
+
+func bufferOf(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, chunkTarget) }
 
 type streamReader struct {
 	r       *bufio.Reader

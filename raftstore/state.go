@@ -207,21 +207,23 @@ func writeApplied(b *bbolt.Tx, sealer Sealer, pos position) error {
 }
 
 func readApplied(db *bbolt.DB, sealer Sealer) (pos position, err error) {
-	err = db.View(func(b *bbolt.Tx) error {
-		var from uint64
-		var covered position
-		if err := errors.Join(
-			readMeta(b, sealer, appliedKey, &pos.index, &pos.term),
-			readMeta(b, sealer, coveredKey, &from, &covered.index, &covered.term),
-		); err != nil {
-			return err
-		}
-		if from == pos.index && covered.index > pos.index {
-			pos = covered
-		}
-		return nil
-	})
+	err = db.View(func(b *bbolt.Tx) error { return readPosition(b, sealer, &pos) })
 	return pos, err
+}
+
+func readPosition(b *bbolt.Tx, sealer Sealer, pos *position) error {
+	var from uint64
+	var covered position
+	if err := errors.Join(
+		readMeta(b, sealer, appliedKey, &pos.index, &pos.term),
+		readMeta(b, sealer, coveredKey, &from, &covered.index, &covered.term),
+	); err != nil {
+		return err
+	}
+	if from == pos.index && covered.index > pos.index {
+		*pos = covered
+	}
+	return nil
 }
 
 // cover records that the log between from and at holds nothing for the FSM, so

@@ -29,6 +29,8 @@ type Store struct {
 	intakeMu sync.RWMutex        // held for writing to close the intake
 	shut     bool                // the intake is closed
 
+	restoring sync.Mutex
+
 	lead    *leadership
 	beacons *beacons
 	fresh   *freshness

@@ -15,6 +15,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -55,6 +57,8 @@ type Config struct {
 	Hint Hint
 	// Timing bounds waits; the zero value has the defaults.
 	Timing Timing
+	// Signer signs checkpoints; nil where the node has no key for it.
+	Signer note.Signer
 }
 
 // Hint tells a newcomer how to reach and recognise the cluster.

@@ -115,7 +115,7 @@ type footing struct {
 	task    *ledger.Task
 	chain   []string
 	scope   scope.Scope
-	maxTTL  time.Duration
+	maxTTL  time.Duration // the kind's own bound; 0: none
 }
 
 // plan reads, narrows and decides. On success the plan holds an acquired
@@ -187,6 +187,9 @@ func (e *Engine) footing(q ledger.Query, c Caller, a access) (f footing, err err
 	kind, ok := e.kinds[spec.Type]
 	if !ok {
 		return f, fault.New(fault.Invalid, "unknown_target_type", "Target %s has a type that this build does not know.", to.Name)
+	}
+	if b, ok := kind.(issuers.Bounder); ok {
+		f.maxTTL = b.MaxTTL(rest)
 	}
 	if err := kind.CheckScope(rest, f.scope); err != nil {
 		return f, fault.Wrap(err, fault.Invalid, "invalid_authorization_details", "%v", err)
@@ -310,6 +313,7 @@ func (e *Engine) compose(q ledger.Query, c Caller, a access, f footing, r ruling
 	cmd := ledger.OpenLease{Read: ledger.Read{PolicyEpoch: q.PolicyEpoch(), TargetVersion: targetObj.Version}}
 	cmd.Lease = ledger.Lease{
 		ID: id, Target: t.name, Name: t.kind.CredentialName(ledger.BareID(id), 1), Generation: 1,
+		OpenedMS:  now.UnixMilli(),
 		ExpiresMS: b.expires.UnixMilli(), NotAfterMS: b.notAfter.UnixMilli(),
 		MintDeadlineMS: now.Add(e.cfg.Timing.Mint).UnixMilli(),
 		Revocable:      t.kind.Revocable(), CSR: a.csr, PublicKey: a.PublicKey,
@@ -345,13 +349,14 @@ func bound(now time.Time, asked time.Duration, f footing, d policy.Decision) bou
 	if m := d.Obligations.MaxTTL; m > 0 && now.Add(m).Before(b.notAfter) {
 		b.notAfter, b.by = now.Add(m), "policy"
 		for _, p := range d.Policies {
-			if p.Annotations["max_ttl"] != "" {
-				if v, err := time.ParseDuration(p.Annotations["max_ttl"]); err == nil && v == m {
-					b.by = "policy:" + p.ID
-					break
-				}
+			if v, err := time.ParseDuration(p.Annotations["max_ttl"]); err == nil && v == m {
+				b.by = "policy:" + p.ID
+				break
 			}
 		}
+	}
+	if f.maxTTL > 0 && now.Add(f.maxTTL).Before(b.notAfter) {
+		b.notAfter, b.by = now.Add(f.maxTTL), "target"
 	}
 	if f.task != nil {
 		if dl := time.UnixMilli(f.task.DeadlineMS); dl.Before(b.notAfter) {

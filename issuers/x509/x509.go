@@ -200,3 +200,13 @@ func (Kind) Roles(raw json.RawMessage) ([]issuers.RoleTemplate, error) {
 		Suffix: "workload", Scope: s, DefaultTTL: min(time.Hour, sp.maxTTL), MaxTTL: sp.maxTTL,
 	}}, nil
 }
+
+// MaxTTL implements [issuers.Bounder]: the spec's max_ttl. A spec that does not
+// read allows nothing longer than a millisecond; CheckSpec refused it before.
+func (Kind) MaxTTL(raw json.RawMessage) time.Duration {
+	s, err := parseSpec(raw)
+	if err != nil {
+		return time.Millisecond
+	}
+	return s.maxTTL
+}

@@ -1,0 +1,77 @@
+package broker
+
+import (
+	"context"
+	"strings"
+
+	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/broker/policy"
+	"github.com/mayfly-broker/mayfly/client/wire"
+)
+
+// containable reads "agent:x", "target/T" or "zone/Z".
+func containable(what string) (kind, name string, err error) {
+	if n, ok := strings.CutPrefix(what, "target/"); ok && n != "" {
+		return ledger.KindTarget, n, nil
+	}
+	if n, ok := strings.CutPrefix(what, "zone/"); ok && n != "" {
+		return ledger.KindZone, n, nil
+	}
+	if _, err := ledger.PrincipalKind(what); err != nil {
+		return "", "", fault.New(fault.Invalid, "what_malformed", "Name a principal (kind:name), target/NAME or zone/NAME.")
+	}
+	return ledger.KindPrincipal, what, nil
+}
+
+// Contain freezes a principal, target or zone: its sessions are dead, its leases
+// are withdrawn, nothing new is issued until it is released.
+func (e *Engine) Contain(ctx context.Context, c Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
+	kind, name, err := containable(in.What)
+	if err != nil {
+		return wire.ContainAnswer{}, err
+	}
+	r, err := e.allow(ctx, c, question{action: policy.ActionContain, resource: policy.Resource{Kind: kind, Name: name}, context: policy.Context{Purpose: in.Reason}})
+	if err != nil {
+		return wire.ContainAnswer{}, err
+	}
+	out := wire.ContainAnswer{What: in.What, DryRun: in.DryRun}
+	err = e.view(func(q ledger.Query) error {
+		if _, ok := q.Object(kind, name); !ok {
+			return fault.New(fault.NotFound, "not_found", "%s %s does not exist.", kind, name)
+		}
+		out.Leases = len(e.containedLeases(q, []ledger.FreezeRecord{{Kind: kind, Name: name}}, 1<<20))
+		if kind == ledger.KindPrincipal {
+			out.Sessions = q.SessionCount(name)
+		}
+		return nil
+	})
+	if err != nil || in.DryRun {
+		return out, err
+	}
+	h := e.header(c)
+	h.DecisionID, h.Decision = r.ID, r.encode()
+	_, err = e.commit(ctx, h, &ledger.Freeze{Kind: kind, Name: name, Reason: in.Reason})
+	e.wake()
+	return out, err
+}
+
+// Release ends a containment. What was withdrawn stays withdrawn.
+func (e *Engine) Release(ctx context.Context, c Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
+	kind, name, err := containable(in.What)
+	if err != nil {
+		return wire.ContainAnswer{}, err
+	}
+	r, err := e.allow(ctx, c, question{action: policy.ActionRelease, resource: policy.Resource{Kind: kind, Name: name}, context: policy.Context{Purpose: in.Reason}})
+	if err != nil {
+		return wire.ContainAnswer{}, err
+	}
+	out := wire.ContainAnswer{What: in.What, DryRun: in.DryRun}
+	if in.DryRun {
+		return out, nil
+	}
+	h := e.header(c)
+	h.DecisionID, h.Decision = r.ID, r.encode()
+	_, err = e.commit(ctx, h, &ledger.Release{Kind: kind, Name: name, Reason: in.Reason})
+	return out, err
+}

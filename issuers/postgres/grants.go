@@ -129,9 +129,9 @@ const (
 	// search_path is pg_catalog, so that regprocedure prints every other schema
 	overloads = `SELECT 'ROUTINE ' || p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 		WHERE n.nspname = $1 AND p.proname = $2 ORDER BY 1`
-	userSchemas   = `SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1`
-	publicMayUse  = `SELECT count(*) FILTER (WHERE has_schema_privilege('public', oid, 'USAGE')) FROM pg_namespace WHERE nspname = $1`
-	usageWanted   = "usage"
+	userSchemas  = `SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1`
+	publicMayUse = `SELECT count(*) FILTER (WHERE has_schema_privilege('public', oid, 'USAGE')) FROM pg_namespace WHERE nspname = $1`
+	usageWanted  = "usage"
 )
 
 // schemas returns the schemas a grant is about. For USAGE, schemas that PUBLIC

@@ -112,7 +112,3 @@ func dropOwnedSQL(f *facts, roles ...string) string {
 	}
 	return sql
 }
-
-const ownedReassign = "reassign"
-
-var _ = pgx.ErrNoRows

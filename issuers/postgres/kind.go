@@ -107,7 +107,7 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	is := &Issuer{spec: spec, term: t.Term, server: srv, log: log.With("target", t.Name)}
+	is := &Issuer{spec: spec, term: t.Term, server: srv, stock: newStock(spec.ScramIterations, spec.VerifierStock), log: log.With("target", t.Name)}
 	is.pooled = newPooledRoles(srv, spec, is.log)
 	return is, nil
 }
@@ -119,11 +119,13 @@ type Issuer struct {
 	term   uint64
 	server *server
 	pooled *pooledRoles
+	stock  *stock
 	log    *slog.Logger
 }
 
 // Close implements [issuers.Issuer]. It waits for calls that are under way.
 func (is *Issuer) Close() error {
+	is.stock.close()
 	is.pooled.close()
 	is.server.close()
 	return nil

@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mayfly-broker/mayfly/issuers"
-	"github.com/mayfly-broker/mayfly/secret"
 )
 
 // Times of a mint.
@@ -28,14 +27,15 @@ type account struct {
 	mark      mark
 	grants    compiled
 	scopeRole string
-	password  secret.Text // empty for login by certificate
-	verifier  string
+	pair                // the zero pair for login by certificate
 	deadline  time.Time // by our clock
 }
 
 // Mint implements [issuers.Issuer]. In the common case it is one message to the
 // server, which is one transaction there.
 func (is *Issuer) Mint(ctx context.Context, lease issuers.Lease) (issuers.Credential, error) {
+	is.stock.enter()
+	defer is.stock.leave()
 	a, err := is.prepare(lease)
 	if err != nil {
 		return issuers.Credential{}, err
@@ -74,8 +74,7 @@ func (is *Issuer) prepare(lease issuers.Lease) (*account, error) {
 		return nil, &issuers.Error{Kind: issuers.TooLate, Detail: "the mint deadline has passed"}
 	}
 	if is.spec.Login == loginPassword {
-		a.password = newPassword()
-		if a.verifier, err = newVerifier(a.password, is.spec.ScramIterations); err != nil {
+		if a.pair, err = is.stock.take(); err != nil {
 			return nil, refused("make a SCRAM verifier: %v", err)
 		}
 	}

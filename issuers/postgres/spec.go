@@ -22,7 +22,9 @@ const (
 	maxDatabases      = 64
 	maxPooledScopes   = 10_000
 	defaultPooled     = 500
-	maxIdentifier     = 63 // NAMEDATALEN - 1: PostgreSQL cuts longer names off silently
+	maxStock          = 10_000
+	defaultStock      = 256 // a burst of one second on a target of two cores
+	maxIdentifier     = 63  // NAMEDATALEN - 1: PostgreSQL cuts longer names off silently
 )
 
 // Logins a spec can name.
@@ -51,6 +53,7 @@ type spec struct {
 	ScramIterations int    `json:"scram_iterations"`
 	MaxPooledScopes int    `json:"max_pooled_scopes"`
 	MaxConnections  int    `json:"max_connections"`
+	VerifierStock   int    `json:"verifier_stock"`
 
 	host string
 	port uint16
@@ -68,7 +71,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	var s spec
 	if err := dec.Decode(&s); err != nil {
 		return s, fmt.Errorf("postgres: %w; allowed keys are address, database, databases, tls (mode, ca, ca_file), admin (username), "+
-			"login, scram_iterations, max_pooled_scopes, max_connections", err)
+			"login, scram_iterations, verifier_stock, max_pooled_scopes, max_connections", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return s, errors.New("postgres: more follows after the spec's object")
@@ -168,6 +171,7 @@ func (s *spec) checkNumbers() error {
 		{"scram_iterations", &s.ScramIterations, defaultIterations, maxIterations},
 		{"max_pooled_scopes", &s.MaxPooledScopes, defaultPooled, maxPooledScopes},
 		{"max_connections", &s.MaxConnections, defaultConns, maxConnections},
+		{"verifier_stock", &s.VerifierStock, defaultStock, maxStock},
 	} {
 		if *n.value == 0 {
 			*n.value = n.standard

@@ -19,14 +19,17 @@ import (
 
 // Sizes and times of the connections of one target.
 const (
-	endLanes        = 3 // connections kept for withdrawal and upkeep, so that slow mints never starve them (HAZARDS 17)
-	sideConns       = 2 // per further database
-	connectTimeout  = 5 * time.Second
-	clockAge        = time.Minute // how long a measured clock offset is believed
-	statementLimit  = "30000"     // ms; a mint sets its own, shorter one
-	lockLimit       = "10000"     // ms
-	clientCheckMS   = "1000"      // ms; a backend whose client died ends while it still waits for a lock (version 14 on)
-	versionSetFalse = 160000      // GRANT … WITH INHERIT TRUE, SET FALSE
+	endLanes       = 3 // connections kept for withdrawal and upkeep, so that slow mints never starve them (HAZARDS 17)
+	sideConns      = 2 // per further database
+	connectTimeout = 5 * time.Second
+	clockAge       = time.Minute // how long a measured clock offset is believed
+	// pingAfter is how long a connection may lie idle before it is tried: one that
+	// died meanwhile would make an Unknown of a mint that was never sent.
+	pingAfter       = 100 * time.Millisecond
+	statementLimit  = "30000" // ms; a mint sets its own, shorter one
+	lockLimit       = "10000" // ms
+	clientCheckMS   = "1000"  // ms; a backend whose client died ends while it still waits for a lock (version 14 on)
+	versionSetFalse = 160000  // GRANT … WITH INHERIT TRUE, SET FALSE
 )
 
 // server holds the connections to one PostgreSQL server.
@@ -116,6 +119,7 @@ func baseConfig(s spec, t issuers.Target) (*pgxpool.Config, error) {
 	}
 	c.MaxConnIdleTime, c.MaxConnLifetime, c.MinConns = 5*time.Minute, 30*time.Minute, 0
 	c.AfterConnect = learn
+	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
 	return c, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -190,5 +191,20 @@ func wantKind(t testing.TB, err error, kind issuers.ErrorKind) {
 	t.Helper()
 	if err == nil || issuers.KindOf(err) != kind {
 		t.Fatalf("error %v; want one of kind %s", err, kind)
+	}
+}
+
+func freeze(t testing.TB, s *pgtest.Server) {
+	t.Helper()
+	if err := s.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Signal(syscall.SIGCONT) }) // a stopped server cannot end
+}
+
+func thaw(t testing.TB, s *pgtest.Server) {
+	t.Helper()
+	if err := s.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -96,13 +96,15 @@ func (is *Issuer) checkDatabase(ctx context.Context, c *examination, main *pgx.C
 
 // schemasSQL shows, per schema: may the admin account grant its USAGE (or has
 // PUBLIC it anyway), how many tables it cannot grant SELECT, INSERT, UPDATE and
-// DELETE on, and whether PUBLIC may create in it.
+// DELETE on, how many sequences (SELECT is needed too, or DROP OWNED cannot take
+// the grant back), and whether PUBLIC may create in it.
 const schemasSQL = `SELECT n.nspname::text,
 	has_schema_privilege('public', n.oid, 'USAGE') OR has_schema_privilege(n.oid, 'USAGE WITH GRANT OPTION'),
 	(SELECT count(*) FROM pg_class t WHERE t.relnamespace = n.oid AND t.relkind IN ('r', 'v', 'm', 'f', 'p') AND NOT (
 		has_table_privilege(t.oid, 'SELECT WITH GRANT OPTION') AND has_table_privilege(t.oid, 'INSERT WITH GRANT OPTION')
 		AND has_table_privilege(t.oid, 'UPDATE WITH GRANT OPTION') AND has_table_privilege(t.oid, 'DELETE WITH GRANT OPTION'))),
-	(SELECT count(*) FROM pg_class s WHERE s.relnamespace = n.oid AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE WITH GRANT OPTION') END),
+	(SELECT count(*) FROM pg_class s WHERE s.relnamespace = n.oid AND CASE WHEN s.relkind = 'S' THEN NOT (has_sequence_privilege(s.oid, 'USAGE WITH GRANT OPTION')
+		AND has_sequence_privilege(s.oid, 'SELECT WITH GRANT OPTION')) END),
 	has_schema_privilege('public', n.oid, 'CREATE')
 	FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1`
 
@@ -128,7 +130,7 @@ func (c *examination) schemas(ctx context.Context, conn *pgx.Conn, database stri
 			fixes = append(fixes, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "+q+" TO "+me+" WITH GRANT OPTION")
 		}
 		if sequences > 0 {
-			fixes = append(fixes, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA "+q+" TO "+me+" WITH GRANT OPTION")
+			fixes = append(fixes, "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA "+q+" TO "+me+" WITH GRANT OPTION")
 		}
 		detail := fmt.Sprintf("usage grantable: %t; tables that cannot be granted: %d; sequences: %d", usage, tables, sequences)
 		report := c.warn

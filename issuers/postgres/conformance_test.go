@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 	"github.com/mayfly-broker/mayfly/scope"
+	"github.com/mayfly-broker/mayfly/secret"
 )
 
 // session adapts a connection to the suite.
@@ -24,8 +27,52 @@ func (s session) Alive(ctx context.Context) error { return s.Ping(ctx) }
 func (s session) Close() error                    { return s.Conn.Close(context.Background()) }
 
 func TestConformance(t *testing.T) {
-	server := pgtest.Start(t) // the suite wants one to itself
-	f := newFixture(t, server)
+	conform(t, newFixture(t, pgtest.Start(t))) // the suite wants a server to itself
+}
+
+// The same with the admin account that docs/issuers/postgres.md recommends, over
+// TLS.
+func TestConformanceWithLeastPrivilege(t *testing.T) {
+	f := newFixture(t, pgtest.Start(t, pgtest.TLS()))
+	f.spec["tls"] = map[string]any{"mode": "verify-full", "ca": f.server.CAPEM}
+	hostileScopes(t, f) // made before the rights are given
+	f.leastPrivilege()
+	conform(t, f)
+}
+
+// leastPrivilege makes an admin account as the documentation says.
+func (f *fixture) leastPrivilege() {
+	f.t.Helper()
+	raw, err := os.ReadFile("../../docs/issuers/postgres.md")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	_, sql, ok := strings.Cut(string(raw), "```sql least-privilege\n")
+	sql, _, end := strings.Cut(sql, "```")
+	if !ok || !end {
+		f.t.Fatal("docs/issuers/postgres.md has no block of SQL called least-privilege")
+	}
+	f.server.Exec(f.t, f.database, sql+"; ALTER ROLE mayfly PASSWORD 'mayfly-admin-password'")
+	// the same for every other schema: the statements that name one
+	_, perSchema, _ := strings.Cut(sql, "GRANT pg_signal_backend TO mayfly;")
+	rows, err := f.server.Admin(f.t, f.database).Query(f.t.Context(), "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public)'")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	schemas, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, schema := range schemas {
+		f.server.Exec(f.t, f.database, strings.ReplaceAll(perSchema, "SCHEMA public", "SCHEMA "+schema))
+	}
+	f.spec["admin"] = map[string]any{"username": "mayfly"}
+	f.secrets = map[string]secret.Text{postgres.SecretPassword: secret.New("mayfly-admin-password")}
+}
+
+func conform(t *testing.T, f *fixture) {
+	t.Helper()
+	server := f.server
 	admin := server.Admin(t, f.database)
 	prepared := func(ctx context.Context, sql string) error {
 		return server.Do(ctx, f.database, sql)
@@ -59,7 +106,7 @@ func TestConformance(t *testing.T) {
 			return err
 		},
 		Use: func(ctx context.Context, c issuers.Credential) error {
-			conn, err := pgx.Connect(ctx, c.Secret["url"].Reveal())
+			conn, err := f.connect(ctx, c)
 			if err != nil {
 				return err
 			}
@@ -76,11 +123,11 @@ func TestConformance(t *testing.T) {
 			return err
 		},
 		Hold: func(ctx context.Context, c issuers.Credential) (issuertest.Session, error) {
-			conn, err := pgx.Connect(ctx, c.Secret["url"].Reveal())
+			conn, err := f.connect(ctx, c)
 			return session{conn}, err
 		},
 		Stick: func(ctx context.Context, l issuers.Lease, c issuers.Credential) (func() error, error) {
-			conn, err := pgx.Connect(ctx, c.Secret["url"].Reveal())
+			conn, err := f.connect(ctx, c)
 			if err != nil {
 				return nil, err
 			}
@@ -122,8 +169,8 @@ func hostileScopes(t *testing.T, f *fixture) []scope.Scope {
 	var out []scope.Scope
 	for i, name := range []string{`a"; DROP TABLE orders; --`, `a'; DROP TABLE orders; --`, `$$; DROP ROLE admin; $$`, `x) TO PUBLIC; --`, `PUBLIC`, `a\"b`} {
 		q := pgx.Identifier{name}.Sanitize()
-		f.server.Exec(t, f.database, fmt.Sprintf(`CREATE SCHEMA %s; CREATE TABLE %[1]s.%[1]s (%[1]s int, other int);
-			CREATE FUNCTION %[1]s.%[1]s(text) RETURNS int LANGUAGE sql AS 'SELECT %[2]d'`, q, i))
+		f.server.Exec(t, f.database, fmt.Sprintf(`CREATE SCHEMA IF NOT EXISTS %s; CREATE TABLE IF NOT EXISTS %[1]s.%[1]s (%[1]s int, other int);
+			CREATE OR REPLACE FUNCTION %[1]s.%[1]s(text) RETURNS int LANGUAGE sql AS 'SELECT %[2]d'`, q, i))
 		out = append(out,
 			f.scope([]string{"select", "insert"}, scope.Table{Name: name + "." + name, Columns: []string{name}}),
 			f.scope([]string{"select", "insert", "usage", "create"}, scope.Table{Name: name + ".*"}),

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,9 +113,23 @@ func (f *fixture) lease(s scope.Scope) issuers.Lease {
 	return issuertest.NewLease(postgres.Kind{}, s)
 }
 
+// connect logs in with a credential as delivered; a server with TLS has a CA that
+// the machine does not know, which a client takes from the credential.
+func (f *fixture) connect(ctx context.Context, c issuers.Credential) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(c.Secret["url"].Reveal())
+	if err != nil {
+		return nil, err
+	}
+	if ca := c.Public["ca"]; ca != "" {
+		cfg.TLSConfig.RootCAs = x509.NewCertPool()
+		cfg.TLSConfig.RootCAs.AppendCertsFromPEM([]byte(ca))
+	}
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
 // login opens a session with a credential; the caller closes it, or the test.
 func (f *fixture) login(c issuers.Credential) (*pgx.Conn, error) {
-	conn, err := pgx.Connect(f.t.Context(), c.Secret["url"].Reveal())
+	conn, err := f.connect(f.t.Context(), c)
 	if err == nil {
 		f.t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	}

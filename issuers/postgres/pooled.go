@@ -166,7 +166,7 @@ func (p *pooledRoles) room(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	if err := p.sweepUnused(ctx, conn); err != nil {
-		return err
+		p.log.WarnContext(ctx, "pooled roles not swept", "error", err) // the count decides
 	}
 	if err := conn.QueryRow(ctx, count, scopePrefix).Scan(&n); err != nil || n < p.most {
 		return err

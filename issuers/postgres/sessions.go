@@ -14,8 +14,10 @@ import (
 // backend ends within milliseconds; a stopped one would hold everybody else up.
 const sessionWait = 5 * time.Second
 
+// backend_type is hidden from an admin account without pg_read_all_stats; its
+// parallel workers are then counted as sessions.
 const (
-	activitySQL  = `SELECT usesysid, pid, coalesce(backend_type, '') = 'client backend' FROM pg_stat_activity WHERE usesysid = ANY($1::oid[])`
+	activitySQL  = `SELECT usesysid, pid, coalesce(backend_type, 'client backend') = 'client backend' FROM pg_stat_activity WHERE usesysid = ANY($1::oid[])`
 	terminateSQL = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = ANY($1::oid[])`
 )
 

@@ -2,6 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -13,10 +16,7 @@ import (
 func (is *Issuer) Sweep(ctx context.Context) error {
 	p := is.pooled
 	err := p.locked(ctx, func(conn *pgx.Conn) error {
-		if err := p.sweepUnused(ctx, conn); err != nil {
-			return err
-		}
-		return p.refresh(ctx, conn)
+		return errors.Join(p.sweepUnused(ctx, conn), p.refresh(ctx, conn))
 	})
 	if err != nil {
 		return sentError("sweep pooled roles", err)
@@ -37,12 +37,13 @@ func (p *pooledRoles) sweepUnused(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
+	var failed error
+	for _, name := range names { // one that cannot be removed does not keep the others
 		if err := p.remove(ctx, conn, name); err != nil {
-			return err
+			failed = errors.Join(failed, fmt.Errorf("remove %s: %w", name, err))
 		}
 	}
-	return nil
+	return failed
 }
 
 // remove drops one pooled role under the lock that joiners share. Somebody who
@@ -56,15 +57,11 @@ func (p *pooledRoles) remove(ctx context.Context, conn *pgx.Conn, name string) e
 		// a failure closes the session, and the lock with it
 		_, _ = conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", scopeKey(name))
 	}()
-	names, err := list(ctx, conn, unused+" ", scopePrefix, scopeReady, scopeMaking)
+	names, err := list(ctx, conn, unused, scopePrefix, scopeReady, scopeMaking)
 	if err != nil {
 		return err
 	}
-	still := false
-	for _, n := range names {
-		still = still || n == name
-	}
-	if !still {
+	if !slices.Contains(names, name) {
 		return nil
 	}
 	p.forget(name)

@@ -142,6 +142,8 @@ func (e *ending) settle(err error) {
 		e.fail(issuers.Poison, "others' objects depend on what "+e.lease.Name+" owns; it can no longer log in. Drop or change them, and withdraw again", err)
 	case code == codeLockNotAvailable || code == codeObjectInUse:
 		e.fail(issuers.Poison, "an object that "+e.lease.Name+" owns is in use by another session; it can no longer log in", err)
+	case code == codePrivilege:
+		e.fail(issuers.Poison, "the admin account lacks a right that ending "+e.lease.Name+" needs; see the target's check", err)
 	default:
 		f := sentError("withdraw "+e.lease.Name, err)
 		if f.Kind == issuers.TooLate { // a timeout here is no deadline

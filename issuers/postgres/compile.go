@@ -236,14 +236,17 @@ func compareGrants(a, b grant) int {
 
 // roleName names the pooled role of these grants: role and version are part of
 // the name, so that a role that is narrowed never shares with what it was
-// (HAZARDS 15).
-func (c compiled) roleName(role string, version uint64) string {
+// (HAZARDS 15). So is the target's main database, since roles belong to the whole
+// server, and locks to a database.
+func (c compiled) roleName(mainDatabase, role string, version uint64) string {
 	b, err := json.Marshal(c.pooled)
 	if err != nil { // strings and booleans alone
 		b = nil
 	}
 	h := sha256.New()
-	h.Write([]byte("mayfly scope v1\x00" + strconv.FormatUint(version, 10) + "\x00" + strconv.Itoa(len(role)) + "\x00" + role))
+	for _, part := range []string{"mayfly scope v1", mainDatabase, role, strconv.FormatUint(version, 10)} {
+		h.Write([]byte(strconv.Itoa(len(part)) + ":" + part))
+	}
 	h.Write(b)
 	return scopePrefix + hex.EncodeToString(h.Sum(nil))[:32]
 }

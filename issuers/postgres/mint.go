@@ -60,7 +60,7 @@ func (is *Issuer) prepare(lease issuers.Lease) (*account, error) {
 		return nil, &issuers.Error{Kind: issuers.Refused, Detail: "the scope is not one for this target", Err: err}
 	}
 	a := &account{
-		lease: lease, grants: grants, scopeRole: grants.roleName(lease.Role, lease.RoleVersion),
+		lease: lease, grants: grants, scopeRole: grants.roleName(is.spec.Database, lease.Role, lease.RoleVersion),
 		mark:     mark{lease.ID, lease.Generation, is.term},
 		deadline: lease.MintDeadline,
 	}
@@ -119,7 +119,7 @@ func (is *Issuer) write(ctx context.Context, a *account) error {
 // the commit is visible: who ends the lease takes it too, and so never looks
 // while a mint is half done (HAZARDS 8). The scope's lock is shared with other
 // joiners and keeps sweepers away (HAZARDS 15).
-func (a *account) guards(c *pgx.Conn) (first, last string, err error) {
+func (is *Issuer) guards(c *pgx.Conn, a *account) (first, last string, err error) {
 	f := factsOf(c)
 	deadline := a.deadline.Add(f.offset)
 	at, err := literal(c, pgTime(deadline))
@@ -134,7 +134,7 @@ func (a *account) guards(c *pgx.Conn) (first, last string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	ready, err := literal(c, scopeReady)
+	ready, err := literal(c, is.pooled.standing)
 	if err != nil {
 		return "", "", err
 	}
@@ -158,7 +158,7 @@ func (is *Issuer) create(ctx context.Context, a *account) (ready bool, err error
 		return false, err
 	}
 	defer conn.Release()
-	first, last, err := a.guards(conn.Conn())
+	first, last, err := is.guards(conn.Conn(), a)
 	if err != nil {
 		return false, err
 	}

@@ -28,6 +28,8 @@ type pooledRoles struct {
 	server *server
 	most   int
 	log    *slog.Logger
+	// the two comments of this target's pooled roles
+	making, standing string
 
 	flight singleflight.Group
 	makers sync.WaitGroup
@@ -37,7 +39,7 @@ type pooledRoles struct {
 }
 
 func newPooledRoles(s *server, sp spec, log *slog.Logger) *pooledRoles {
-	return &pooledRoles{server: s, most: sp.MaxPooledScopes, log: log, ready: map[string]compiled{}}
+	return &pooledRoles{server: s, most: sp.MaxPooledScopes, log: log, making: scopeMaking(sp.Database), standing: scopeReady(sp.Database), ready: map[string]compiled{}}
 }
 
 func (p *pooledRoles) close() {
@@ -97,7 +99,7 @@ func (p *pooledRoles) make(ctx context.Context, name string, c compiled) error {
 		if err := p.grantAll(ctx, conn, name, c); err != nil {
 			return err
 		}
-		return comment(ctx, conn, name, scopeReady)
+		return comment(ctx, conn, name, p.standing)
 	})
 	if err != nil {
 		e := *sentError("make the scope's pooled role", err)
@@ -142,15 +144,15 @@ func (p *pooledRoles) begin(ctx context.Context, conn *pgx.Conn, name string) (s
 	case errors.Is(err, pgx.ErrNoRows):
 	case err != nil:
 		return false, err
-	case login || mark != scopeReady && mark != scopeMaking:
+	case login || mark != p.standing && mark != p.making:
 		return false, &issuers.Error{Kind: issuers.Foreign, Detail: "the role " + name + " exists without the broker's mark"}
 	default:
-		return mark == scopeReady, nil
+		return mark == p.standing, nil
 	}
 	if err := p.room(ctx, conn); err != nil {
 		return false, err
 	}
-	text, err := literal(conn, scopeMaking)
+	text, err := literal(conn, p.making)
 	if err != nil {
 		return false, err
 	}
@@ -160,15 +162,15 @@ func (p *pooledRoles) begin(ctx context.Context, conn *pgx.Conn, name string) (s
 
 // room keeps the number of pooled roles under the target's cap.
 func (p *pooledRoles) room(ctx context.Context, conn *pgx.Conn) error {
-	const count = "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, $1) AND NOT rolcanlogin"
+	const count = "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, $1) AND NOT rolcanlogin AND shobj_description(oid, 'pg_authid') IN ($2, $3)"
 	var n int
-	if err := conn.QueryRow(ctx, count, scopePrefix).Scan(&n); err != nil || n < p.most {
+	if err := conn.QueryRow(ctx, count, scopePrefix, p.standing, p.making).Scan(&n); err != nil || n < p.most {
 		return err
 	}
 	if err := p.sweepUnused(ctx, conn); err != nil {
 		p.log.WarnContext(ctx, "pooled roles not swept", "error", err) // the count decides
 	}
-	if err := conn.QueryRow(ctx, count, scopePrefix).Scan(&n); err != nil || n < p.most {
+	if err := conn.QueryRow(ctx, count, scopePrefix, p.standing, p.making).Scan(&n); err != nil || n < p.most {
 		return err
 	}
 	return refused("%d distinct scopes are in use, the target's max_pooled_scopes; end leases, raise it, or ask for fewer different scopes", n)

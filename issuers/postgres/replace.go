@@ -64,7 +64,7 @@ func (is *Issuer) replace(ctx context.Context, a *account) (ready bool, err erro
 		return false, err
 	}
 	defer conn.Release()
-	first, last, err := a.guards(conn.Conn())
+	first, last, err := is.guards(conn.Conn(), a)
 	if err != nil {
 		return false, err
 	}

@@ -33,7 +33,7 @@ const unused = `SELECT r.rolname FROM pg_roles r
 
 // sweepUnused removes what no account joins. The caller holds the pool's lock.
 func (p *pooledRoles) sweepUnused(ctx context.Context, conn *pgx.Conn) error {
-	names, err := list(ctx, conn, unused, scopePrefix, scopeReady, scopeMaking)
+	names, err := list(ctx, conn, unused, scopePrefix, p.standing, p.making)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (p *pooledRoles) remove(ctx context.Context, conn *pgx.Conn, name string) e
 		// a failure closes the session, and the lock with it
 		_, _ = conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", scopeKey(name))
 	}()
-	names, err := list(ctx, conn, unused, scopePrefix, scopeReady, scopeMaking)
+	names, err := list(ctx, conn, unused, scopePrefix, p.standing, p.making)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (p *pooledRoles) remove(ctx context.Context, conn *pgx.Conn, name string) e
 	p.forget(name)
 	// not ready from here on, so that a half-removed role is completed or
 	// removed, never joined
-	if err := comment(ctx, conn, name, scopeMaking); err != nil {
+	if err := comment(ctx, conn, name, p.making); err != nil {
 		return err
 	}
 	if err := p.dropOwned(ctx, conn, name); err != nil {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 )
@@ -216,14 +217,17 @@ func (s *state) evictSessions(principal, instance string) {
 	if len(ids) < MaxSessions {
 		return
 	}
-	var mine []string
-	for _, id := range ids { // ids sort by age
+	var mine []Session
+	for _, id := range ids {
 		if ses, ok := s.session(id); ok && ses.Instance == instance {
-			mine = append(mine, id)
+			mine = append(mine, ses)
 		}
 	}
+	slices.SortFunc(mine, func(a, b Session) int {
+		return cmp.Or(cmp.Compare(a.CreatedMS, b.CreatedMS), cmp.Compare(a.ID, b.ID))
+	})
 	for len(mine) >= MaxSessions {
-		s.dropSession(mine[0])
+		s.dropSession(mine[0].ID)
 		mine = mine[1:]
 	}
 }

@@ -17,6 +17,8 @@ type checker struct {
 	words    *vocabulary
 	problems []string
 	nodes    int
+	guards   int
+	patterns int
 }
 
 func (c *checker) complain(format string, args ...any) {
@@ -36,6 +38,12 @@ func (v *vocabulary) check(p *ast.Policy) []string {
 	}
 	if c.nodes > MaxNodes {
 		c.complain("the conditions have %d parts; at most %d are allowed: split the policy", c.nodes, MaxNodes)
+	}
+	if c.guards > MaxGuards {
+		c.complain("the conditions use has and hasTag %d times; at most %d are allowed: split the policy", c.guards, MaxGuards)
+	}
+	if c.patterns > MaxPatterns {
+		c.complain("the conditions use like %d times; at most %d are allowed: split the policy", c.patterns, MaxPatterns)
 	}
 	if len(c.problems) > 0 {
 		return c.problems
@@ -170,14 +178,17 @@ func (c *checker) node(n ast.IsNode) bool {
 	case ast.NodeTypeIsIn:
 		c.kind(n.EntityType)
 	case ast.NodeTypeLike:
+		c.patterns++
 		c.pattern(n.Value)
 	case ast.NodeTypeAccess:
 		c.attribute(n.Arg, string(n.Value))
 	case ast.NodeTypeHas:
+		c.guards++
 		c.attribute(n.Arg, string(n.Value))
 	case ast.NodeTypeGetTag:
 		c.subject(n.Left)
 	case ast.NodeTypeHasTag:
+		c.guards++
 		c.subject(n.Left)
 	}
 	return true

@@ -57,6 +57,8 @@ type rule struct {
 	source string
 	line   int
 	hash   string
+	needs  needs
+	head   string // what the head asks of the principal, for near misses
 	cedar  *cedar.Policy
 	ast    *ast.Policy
 }
@@ -166,6 +168,7 @@ func (c *compiler) statement(source string, st statement) {
 	} else if r.id != "" {
 		c.byID[r.id] = r
 	}
+	r.needs, r.head = needsOf(r.ast), headText(r.ast)
 	for _, what := range problems {
 		c.complain(Problem{Source: source, Line: st.line, Policy: r.id, What: what})
 	}

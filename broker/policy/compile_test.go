@@ -118,6 +118,8 @@ func TestPoliciesAreCheckedAgainstTheSchema(t *testing.T) {
 		`context.purpose like "` + strings.Repeat("x", 300) + `"`:  "at most 8 wildcards and 256 bytes",
 		strings.Repeat("!", 600) + "true":                          "at most 512 are allowed",
 		strings.Repeat("(", 40) + "true" + strings.Repeat(")", 40): "nested more than 32 deep",
+		strings.Repeat(`principal.hasTag("a") && `, 17) + "true":   "at most 16 are allowed",
+		strings.Repeat(`context.zone like "a*" && `, 17) + "true":  "at most 16 are allowed",
 		"true /* hidden */":                                        "/* is not Cedar",
 	} {
 		t.Run(condition, func(t *testing.T) { refused(t, fmt.Sprintf(when, condition), want) })

@@ -22,6 +22,7 @@ func (s *Set) Decide(r Request) Decision {
 		return d
 	}
 	found := s.candidates(f)
+	f.fill(&r, found.needs())
 	verdict, diag := cedar.Authorize(found, f, f.request)
 	applied := s.applied(diag.Reasons)
 	d.Errors = evaluationErrors(diag.Errors)

@@ -82,6 +82,17 @@ func TestThePolicyOfTheContract(t *testing.T) {
 		t.Error(diff)
 	}
 	expect(t, s.Decide(ann("hr")), policy.CodeNoPermit)
+
+	stepUp := compile(t, `@id("dba-write") @approvals("2") @approvers("dba") @max_ttl("15m") @step_up("passkey")
+permit (principal in Group::"sre", action == Action::"request", resource == Role::"orders/readwrite")
+when { context.session.bound && context.risk < 60 };`)
+	want.StepUp = "passkey"
+	if diff := cmp.Diff(want, stepUp.Decide(ann("sre")).Obligations); diff != "" {
+		t.Error(diff)
+	}
+	risky := ann("sre")
+	risky.Context.Risk = 60
+	expect(t, stepUp.Decide(risky), policy.CodeNoPermit)
 }
 
 func TestDefaultIsDeny(t *testing.T) {

@@ -3,7 +3,6 @@ package policy
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -42,7 +41,8 @@ func (f *facts) Get(uid types.EntityUID) (types.Entity, bool) {
 	return types.Entity{}, false
 }
 
-// facts checks r and turns it into Cedar values. code is "" when all is well.
+// facts checks r and turns its names into Cedar values; facts.fill adds the rest.
+// code is "" when all is well.
 func (v *vocabulary) facts(r *Request) (f *facts, code, problem string) {
 	action := types.EntityUID{Type: actionType, ID: types.String(r.Action)}
 	if !slices.Contains(v.actions, r.Action) {
@@ -67,11 +67,11 @@ func (v *vocabulary) facts(r *Request) (f *facts, code, problem string) {
 	}
 	groups := principalParents(&r.Principal)
 	f = &facts{
-		request:       cedar.Request{Principal: principal, Action: action, Resource: resource, Context: contextRecord(&r.Context)},
-		principal:     principalEntity(principal, groups, &r.Principal),
-		resource:      resourceEntity(resource, parents, &r.Resource),
-		session:       cedar.Entity{UID: sessionClaims, Tags: tags(r.Context.Session.Attestation)},
-		device:        cedar.Entity{UID: deviceClaims, Tags: tags(r.Context.Device)},
+		request:       cedar.Request{Principal: principal, Action: action, Resource: resource},
+		principal:     cedar.Entity{UID: principal, Parents: cedar.NewEntityUIDSet(groups...)},
+		resource:      cedar.Entity{UID: resource, Parents: cedar.NewEntityUIDSet(parents...)},
+		session:       cedar.Entity{UID: sessionClaims},
+		device:        cedar.Entity{UID: deviceClaims},
 		principalKeys: keys(principal, groups),
 		resourceKeys:  keys(resource, parents),
 	}
@@ -121,103 +121,6 @@ func (v *vocabulary) resourceParents(uid types.EntityUID, r *Resource) ([]types.
 		add(types.EntityType(ref.Kind), ref.Name)
 	}
 	return parents, ""
-}
-
-func principalEntity(uid types.EntityUID, parents []types.EntityUID, p *Principal) cedar.Entity {
-	return cedar.Entity{
-		UID:     uid,
-		Parents: cedar.NewEntityUIDSet(parents...),
-		Attributes: cedar.NewRecord(cedar.RecordMap{
-			"name":       types.String(p.Kind + ":" + p.Name),
-			"owner":      types.String(p.Owner),
-			"model":      types.String(p.Model),
-			"version":    types.String(p.Version),
-			"provenance": types.String(p.Provenance),
-			"stage":      types.String(p.Stage),
-			"instance":   types.String(p.Instance),
-			"zone":       types.String(p.Zone),
-		}),
-		Tags: tags(p.Labels),
-	}
-}
-
-func resourceEntity(uid types.EntityUID, parents []types.EntityUID, r *Resource) cedar.Entity {
-	return cedar.Entity{
-		UID:     uid,
-		Parents: cedar.NewEntityUIDSet(parents...),
-		Attributes: cedar.NewRecord(cedar.RecordMap{
-			"name":     types.String(r.Name),
-			"target":   types.String(r.Target),
-			"zone":     types.String(r.Zone),
-			"type":     types.String(r.Type),
-			"owner":    types.String(r.Owner),
-			"involved": set(r.Involved),
-		}),
-		Tags: tags(r.Labels),
-	}
-}
-
-func contextRecord(c *Context) cedar.Record {
-	network := cedar.RecordMap{}
-	if c.Network.IP.IsValid() {
-		// 4-in-6 addresses would slip past ranges written for IPv4.
-		ip := c.Network.IP.Unmap().WithZone("")
-		network["ip"] = types.IPAddr(netip.PrefixFrom(ip, ip.BitLen()))
-	}
-	return cedar.NewRecord(cedar.RecordMap{
-		"session": cedar.NewRecord(cedar.RecordMap{
-			"bound":        types.Boolean(c.Session.Bound),
-			"binding":      types.String(c.Session.Binding),
-			"attested_key": types.Boolean(c.Session.AttestedKey),
-			"method":       types.String(c.Session.Method),
-			"age_seconds":  types.Long(c.Session.AgeSeconds),
-			"attestation":  sessionClaims,
-		}),
-		"network": cedar.NewRecord(network),
-		"zone":    types.String(c.Zone),
-		"now":     types.NewDatetime(c.Now),
-		"purpose": types.String(c.Purpose),
-		"task": cedar.NewRecord(cedar.RecordMap{
-			"id":    types.String(c.Task.ID),
-			"name":  types.String(c.Task.Name),
-			"owner": types.String(c.Task.Owner),
-			"depth": types.Long(c.Task.Depth),
-		}),
-		"ttl_seconds": types.Long(c.TTLSeconds),
-		"scope": cedar.NewRecord(cedar.RecordMap{
-			"types":       set(c.Scope.Types),
-			"identifiers": set(c.Scope.Identifiers),
-			"locations":   set(c.Scope.Locations),
-			"actions":     set(c.Scope.Actions),
-			"datatypes":   set(c.Scope.Datatypes),
-			"privileges":  set(c.Scope.Privileges),
-			"tables":      set(c.Scope.Tables),
-			"columns":     set(c.Scope.Columns),
-		}),
-		"risk":      types.Long(c.Risk),
-		"chain":     set(c.Chain),
-		"emergency": types.Boolean(c.Emergency),
-		"device":    deviceClaims,
-	})
-}
-
-func set(list []string) cedar.Set {
-	values := make([]types.Value, len(list))
-	for i, s := range list {
-		values[i] = types.String(s)
-	}
-	return cedar.NewSet(values...)
-}
-
-func tags(m map[string]string) cedar.Record {
-	if len(m) == 0 {
-		return cedar.Record{}
-	}
-	record := make(cedar.RecordMap, len(m))
-	for k, v := range m {
-		record[types.String(k)] = types.String(v)
-	}
-	return cedar.NewRecord(record)
 }
 
 // check says what is wrong with the sizes and texts of r; "" when nothing is.

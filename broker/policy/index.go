@@ -105,6 +105,15 @@ func (c candidates) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 	}
 }
 
+// needs is what all of them together can look at.
+func (c candidates) needs() needs {
+	var n needs
+	for _, at := range c.at {
+		n |= c.set.policies[at].needs
+	}
+	return n
+}
+
 // candidates returns the policies that can apply to f.
 func (s *Set) candidates(f *facts) candidates {
 	var found []int32

@@ -61,6 +61,10 @@ func drawPolicies(t *rapid.T) string {
 	conditions := []string{
 		``, ``, `when { context.emergency }`, `unless { context.session.bound }`, `when { context.risk + 1 > 5 }`,
 		`when { context.emergency && context.risk + 1 > 5 }`, `when { principal in Group::"a" || resource in Zone::"b" }`,
+		`when { principal.name == "human:a" || resource.zone == "b" }`, `when { (if context.emergency then principal else principal).zone == "a" }`,
+		`when { {c: context}.c.session.bound }`, `when { context == context && !context.scope.actions.contains("x") }`,
+		`when { context.device.hasTag(principal.zone) && context.device.getTag(principal.zone) == "x" }`,
+		`unless { resource.hasTag("a") } when { [context.chain].contains(["a"]) || context has network && context.network has ip }`,
 	}
 	asks := []string{``, `@max_ttl("1h")`, `@max_ttl("2h") @step_up("passkey")`, `@approvals("2") @approvers("a")`, `@approvals("1") @approvers("b") @approval_ttl("1h")`}
 	var text strings.Builder
@@ -90,6 +94,7 @@ func drawRequest(t *rapid.T) Request {
 		},
 		Context: Context{
 			Now: time.Unix(1_700_000_000, 0), Emergency: rapid.Bool().Draw(t, "emergency"),
+			Device: map[string]string{"a": "x", "b": "y"}, Chain: []string{"a"},
 			Session: Session{Bound: rapid.Bool().Draw(t, "bound")},
 			Risk:    rapid.SampledFrom([]int64{0, 4, 5, math.MaxInt64}).Draw(t, "risk"),
 		},
@@ -124,6 +129,7 @@ func compareWithCedar(t *rapid.T, set *Set, whole *cedar.PolicySet, r Request) {
 	if code != "" {
 		t.Fatalf("%s: %s", code, problem)
 	}
+	f.fill(&r, needEverything)
 	verdict, diag := cedar.Authorize(whole, f, f.request)
 	var want []string
 	for _, reason := range diag.Reasons {
@@ -277,6 +283,7 @@ func TestFactsConformToTheSchema(t *testing.T) {
 		if code != "" {
 			t.Fatalf("%s %s", code, problem)
 		}
+		f.fill(&r, needEverything)
 		if err := v.validator.Request(f.request); err != nil {
 			t.Fatal(err)
 		}

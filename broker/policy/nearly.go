@@ -39,7 +39,7 @@ func (s *Set) nearMisses(f *facts, found candidates) []NearMiss {
 			break
 		}
 		if f.matches(f.resource, r.ast.Resource) {
-			out = append(out, r.near(headText(r.ast)))
+			out = append(out, r.near(r.head))
 		}
 	}
 	return out

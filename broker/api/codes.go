@@ -51,16 +51,19 @@ const (
 // refusal is an error whose HTTP status is HTTP's own (405, 413, 415, 421 …)
 // rather than its kind's.
 type refusal struct {
-	*fault.Error
+	cause  *fault.Error
 	status int
 	header http.Header
 }
 
-// Unwrap makes the inner error's kind and code findable.
-func (r *refusal) Unwrap() error { return r.Error }
+// Error implements error.
+func (r *refusal) Error() string { return r.cause.Error() }
+
+// Unwrap makes the cause's kind and code findable.
+func (r *refusal) Unwrap() error { return r.cause }
 
 func refuse(status int, kind fault.Kind, code, detail string, args ...any) *refusal {
-	return &refusal{Error: fault.New(kind, code, detail, args...), status: status, header: http.Header{}}
+	return &refusal{cause: fault.New(kind, code, detail, args...), status: status, header: http.Header{}}
 }
 
 func invalid(code, detail string, args ...any) error {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -77,12 +78,12 @@ type exportAnswer struct{ Body func(huma.Context) }
 // addExport registers the one operation whose answer may be larger than memory.
 func (f *surface) addExport() {
 	rt := route{method: http.MethodGet, path: "/audit/export", id: "audit-export", tag: "oversight", place: anywhere, stream: true, summary: "Export the ledger as JSON lines"}
-	op := f.operation(&rt, typeOf[exportInput]())
+	op := f.operation(&rt, reflect.TypeFor[exportInput]())
 	op.Responses["200"] = &huma.Response{Description: "JSON lines", Content: map[string]*huma.MediaType{mediaLines: {Schema: &huma.Schema{Type: huma.TypeString}}}}
 	huma.Register(f.api, op, func(ctx context.Context, in *exportInput) (*exportAnswer, error) {
 		c := callOf(ctx)
 		return &exportAnswer{Body: func(hctx huma.Context) {
-			r, w := humago.Unwrap(hctx)
+			_, w := humago.Unwrap(hctx)
 			out := &lines{w: w, ctl: http.NewResponseController(w)}
 			err := c.broker.AuditExport(ctx, c.caller, in.From, in.To, out)
 			switch {
@@ -94,11 +95,10 @@ func (f *surface) addExport() {
 				f.server.report(ctx, err)
 				panic(http.ErrAbortHandler)
 			default:
-				if p, ok := f.server.outcome(ctx, err).(*problem); ok && !c.elsewhere {
-					f.server.write(w, p)
+				if p := f.server.outcome(ctx, err); !c.elsewhere {
+					write(w, p)
 				}
 			}
-			_ = r
 		}}, nil
 	})
 }

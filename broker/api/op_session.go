@@ -54,7 +54,9 @@ func (f *surface) addSessions() {
 	addQuiet(f, route{method: http.MethodPost, path: "/logout", id: "logout", tag: "sessions", summary: "End the session"},
 		func(ctx context.Context, c *call, _ *none) error { return c.broker.Logout(ctx, c.caller) })
 	add(f, route{method: http.MethodGet, path: "/whoami", id: "whoami", tag: "sessions", place: anywhere, summary: "Describe the session"},
-		func(ctx context.Context, c *call, _ *none) (wire.Whoami, error) { return c.broker.Whoami(ctx, c.caller) })
+		func(ctx context.Context, c *call, _ *none) (wire.Whoami, error) {
+			return c.broker.Whoami(ctx, c.caller)
+		})
 	add(f, route{method: http.MethodGet, path: "/keys", id: "list-keys", tag: "sessions", place: anywhere, summary: "List registered keys"},
 		func(ctx context.Context, c *call, in *byPrincipal) ([]wire.Key, error) {
 			return list(c.broker.Keys(ctx, c.caller, in.Principal))

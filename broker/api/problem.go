@@ -121,7 +121,10 @@ func classify(err error, mutating bool) error {
 
 // fail answers r with err.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := s.report(r.Context(), err)
+	write(w, s.report(r.Context(), err))
+}
+
+func write(w http.ResponseWriter, p *problem) {
 	h := w.Header()
 	for k, v := range p.header {
 		h[k] = v
@@ -220,11 +223,15 @@ func clip(s string) string {
 	return s
 }
 
+// humaContext has a name of its own, so that it can be embedded beside its
+// method Context.
+type humaContext huma.Context
+
 // tableContext writes [humaStatus] where huma would write its own.
-type tableContext struct{ huma.Context }
+type tableContext struct{ humaContext }
 
 // SetStatus implements huma.Context.
-func (t tableContext) SetStatus(status int) { t.Context.SetStatus(humaStatus(status)) }
+func (t tableContext) SetStatus(status int) { t.humaContext.SetStatus(humaStatus(status)) }
 
 // Unwrap lets humago find the request.
-func (t tableContext) Unwrap() huma.Context { return t.Context }
+func (t tableContext) Unwrap() huma.Context { return t.humaContext }

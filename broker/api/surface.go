@@ -127,7 +127,7 @@ func (f *surface) document() ([]byte, error) {
 
 // outcome is what huma gets for an error. Where the engine says that only the
 // leader can answer, huma's answer is muted and the request goes on to there.
-func (s *Server) outcome(ctx context.Context, err error) error {
+func (s *Server) outcome(ctx context.Context, err error) *problem {
 	c := callOf(ctx)
 	e := fault.As(err)
 	if e.Kind == fault.Unavailable && e.Code == CodeNoLeader && c.mayGoOn && !s.node.IsLeader() {

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"time"
 )
@@ -46,6 +48,14 @@ func (c *call) routeName() string {
 		return "none"
 	}
 	return c.route.path
+}
+
+// rewind puts the body that was read and checked back into r.
+func (c *call) rewind(r *http.Request) {
+	r.ContentLength, r.Body = int64(len(c.body)), http.NoBody
+	if len(c.body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(c.body))
+	}
 }
 
 // recorder notes what was answered.

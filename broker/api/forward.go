@@ -1,9 +1,7 @@
 package api
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -60,10 +58,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	var sent atomic.Bool
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
 	r = r.WithContext(ctx)
-	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(c.body)), int64(len(c.body))
-	if len(c.body) == 0 {
-		r.Body = http.NoBody
-	}
+	c.rewind(r)
 	proxy := &httputil.ReverseProxy{
 		Transport:     s.node.LeaderTransport(),
 		FlushInterval: -1,

@@ -12,7 +12,7 @@ type kindInput struct {
 }
 
 type objectInput struct {
-	kindInput
+	Kind string `path:"kind" maxLength:"64"`
 	Name string `path:"name" maxLength:"256" doc:"May hold slashes and colons"`
 }
 

@@ -24,7 +24,7 @@ type enrolInput struct {
 }
 
 type removeKeyInput struct {
-	byPrincipal
+	Principal  string `query:"principal" maxLength:"128" doc:"kind:name; the caller where left out"`
 	Thumbprint string `path:"thumbprint" maxLength:"128" doc:"RFC 7638"`
 }
 

@@ -8,29 +8,28 @@ import (
 	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
-// page selects a part of a list: what comes after a record already seen.
-type page struct {
-	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	After string `query:"after" maxLength:"128" doc:"Id of the last record already seen"`
-}
+// huma does not look into embedded types that are not exported, so the inputs
+// repeat their few common fields.
 
 type idInput struct {
 	ID string `path:"id" maxLength:"128"`
 }
 
 type tasksInput struct {
-	page
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	After     string `query:"after" maxLength:"128" doc:"Id of the last record already seen"`
 	State     string `query:"state" maxLength:"32"`
 	Principal string `query:"principal" maxLength:"128"`
 }
 
 type endTaskInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"128"`
 	Wait string `query:"wait" maxLength:"16" doc:"Wait so long for the targets to confirm; at most 60s"`
 }
 
 type leasesInput struct {
-	page
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	After     string `query:"after" maxLength:"128" doc:"Id of the last record already seen"`
 	State     string `query:"state" maxLength:"32"`
 	Target    string `query:"target" maxLength:"128"`
 	Principal string `query:"principal" maxLength:"128"`
@@ -38,12 +37,12 @@ type leasesInput struct {
 }
 
 type renewInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"128"`
 	Body *wire.RenewRequest
 }
 
 type revokeInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"128"`
 	Body *wire.RevokeRequest
 }
 

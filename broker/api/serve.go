@@ -35,6 +35,7 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request, handle
 		return
 	}
 	c.mayGoOn = rt.place != hereOnly && !c.forwarded
+	c.rewind(r)
 	handle(w, r)
 	if c.elsewhere {
 		c.mute = false

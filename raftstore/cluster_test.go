@@ -39,7 +39,8 @@ func TestLaggingFollowerInstallsASnapshot(t *testing.T) {
 		t.Fatalf("k39 has %d bytes", len(got))
 	}
 	if behind.machine.applied() >= 40 {
-		t.Fatal("the follower replayed the log instead")
+		first, _ := c.leader().parts.log.FirstIndex()
+		t.Fatalf("the follower replayed the log instead: %d commands; the leader's log begins at %d: %+v", behind.machine.applied(), first, c.leader().Stats())
 	}
 	if string(preamble) != "wrapped keyring" { // HAZARDS 22: keys come before what they open
 		t.Fatalf("preamble %q", preamble)

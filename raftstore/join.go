@@ -217,7 +217,7 @@ func (n *network) admitVoter(ctx context.Context, id, addr string) error {
 // payload the node can open its [Store], and then call [Store.JoinCluster].
 //
 // Errors: [ErrRefused] when the leader said no; otherwise what kept every
-// address from answering.
+// address from answering. While there is no leader it keeps asking, as long as ctx lives.
 func Join(ctx context.Context, addrs []string, caHash [sha256.Size]byte, req JoinRequest) (JoinResult, error) {
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -261,9 +261,27 @@ func (s *Store) JoinCluster(ctx context.Context, addrs []string) error {
 	}, voterCallTimeout)
 }
 
-// eachLeader calls each address until one succeeds, following the way to the
-// leader that call returns a bounded number of times.
+// errBusy: the cluster answered, but has no leader at the moment.
+var errBusy = errors.New("raftstore: join: the cluster is busy")
+
+// eachLeader calls the addresses in turn until one succeeds, and again, as long
+// as ctx lives, while one of them says that the cluster is busy.
 func eachLeader(ctx context.Context, addrs []string, call func(ctx context.Context, addr string) (leader string, err error), limit time.Duration) error {
+	for {
+		err := onceAround(ctx, addrs, call, limit)
+		if err == nil || !errors.Is(err, errBusy) || errors.Is(err, ErrRefused) {
+			return err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// onceAround follows the way to the leader that call returns a bounded number of times.
+func onceAround(ctx context.Context, addrs []string, call func(ctx context.Context, addr string) (leader string, err error), limit time.Duration) error {
 	errs := []error{errors.New("raftstore: no address led to a leader")}
 	for _, addr := range addrs {
 		for range maxJoinHops {
@@ -310,6 +328,8 @@ func joinCall(ctx context.Context, client *http.Client, addr, path string, body 
 		return ans, nil
 	case http.StatusForbidden, http.StatusUnauthorized, http.StatusBadRequest:
 		return ans, ErrRefused
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return ans, errBusy
 	case http.StatusOK, http.StatusMisdirectedRequest:
 		// base64 makes the payload a third longer
 		if err := json.NewDecoder(io.LimitReader(resp.Body, MaxJoinPayload*4/3+maxJoinBody)).Decode(&ans); err != nil {

@@ -155,6 +155,12 @@ func (l *sealedLog) GetLog(index uint64, entry *raft.Log) error {
 		*entry = *hit
 		return nil
 	}
+	// The WAL goes on reading what was deleted from the front of its newest segment.
+	if first, err := l.wal.FirstIndex(); err != nil {
+		return err
+	} else if index < first {
+		return raft.ErrLogNotFound
+	}
 	if err := l.wal.GetLog(index, entry); err != nil {
 		return err
 	}

@@ -81,7 +81,9 @@ func parseJWS(text string, limit int, allowed []jose.SignatureAlgorithm, embedde
 		return nil, fault.Wrap(err, fault.Unauthenticated, CodeTokenMalformed, "The token cannot be read: its header holds what is not allowed.")
 	}
 	if embedded {
-		t.jwk = t.signed.Signatures[0].Protected.JSONWebKey
+		if t.jwk = t.signed.Signatures[0].Protected.JSONWebKey; t.jwk == nil {
+			return nil, malformed("its header lacks the public key (jwk)")
+		}
 	}
 	return t, nil
 }

@@ -52,3 +52,9 @@ func validID(prefix, id string) bool {
 	_, err := idEncoding.DecodeString(rest)
 	return err == nil
 }
+
+// SessionID derives a session's id from its token's hash, so that the session
+// is found by its token without another index. It reveals nothing of the token.
+func SessionID(tokenHash [32]byte) string {
+	return PrefixSession + idEncoding.EncodeToString(tokenHash[:16])
+}

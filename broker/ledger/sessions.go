@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 )
@@ -184,7 +185,9 @@ func (b *OpenSession) apply(s *state, c *context) Result {
 // spend checks and consumes one-time evidence; it writes only when all holds.
 func (s *state) spend(c *context, b *OpenSession) Result {
 	if b.OneShot != "" {
-		if s.Get(bucketSpent, []byte(b.OneShot)) != nil {
+		// The same key may present it again: a workload whose projected token
+		// lives longer than its process must be able to restart.
+		if by := s.Get(bucketSpent, []byte(b.OneShot)); by != nil && string(by) != b.Session.Thumbprint {
 			return refuse(CodeTokenSpent, "This evidence was used before. Get a fresh one.")
 		}
 	}
@@ -203,7 +206,7 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 		s.addKey(c, *b.NewKey)
 	}
 	if b.OneShot != "" {
-		s.put(bucketSpent, []byte(b.OneShot), []byte{1})
+		s.put(bucketSpent, []byte(b.OneShot), []byte(b.Session.Thumbprint))
 		s.forgetAt(max(b.OneShotUntilMS, c.now), bucketSpent, []byte(b.OneShot))
 	}
 	return done("")
@@ -216,14 +219,17 @@ func (s *state) evictSessions(principal, instance string) {
 	if len(ids) < MaxSessions {
 		return
 	}
-	var mine []string
-	for _, id := range ids { // ids sort by age
+	var mine []Session
+	for _, id := range ids {
 		if ses, ok := s.session(id); ok && ses.Instance == instance {
-			mine = append(mine, id)
+			mine = append(mine, ses)
 		}
 	}
+	slices.SortFunc(mine, func(a, b Session) int {
+		return cmp.Or(cmp.Compare(a.CreatedMS, b.CreatedMS), cmp.Compare(a.ID, b.ID))
+	})
 	for len(mine) >= MaxSessions {
-		s.dropSession(mine[0])
+		s.dropSession(mine[0].ID)
 		mine = mine[1:]
 	}
 }

@@ -42,7 +42,12 @@ type FileConfig struct {
 // set aside as PATH.<cluster>-<incarnation> and a new one begun from entry 0.
 //
 // Streams (named pipes, devices) cannot be read back: they get every entry at
-// least once, and again what was on its way when the reader went.
+// least once, and again what was on its way when the reader went; a process that
+// is stopped in the middle of a write leaves the reader half a line before that.
+//
+// The file is a convenience, not evidence: whoever may write to it may forge it,
+// even so that the sink believes it wrote the forgery itself. What can be proven
+// is in the ledger, and [Export] brings it out.
 //
 // A FileSink is for one goroutine. Make one with [NewFileSink].
 type FileSink struct {

@@ -137,6 +137,9 @@ func TestLaw5CrashBetweenWriteAndCursor(t *testing.T) {
 	full := f.read(f.path)
 	for name, old := range map[string][]byte{"cursor of before": cursor, "ruined cursor": []byte("{"), "no cursor": nil} {
 		for cut := before; cut <= len(full); cut++ {
+			if near := bytes.IndexByte(full[max(before, cut-1):min(len(full), cut+2)], '\n') >= 0; !near && cut%29 != 0 {
+				continue // every place about a line's end, and some within
+			}
 			f.write(f.path, full[:cut])
 			if old == nil {
 				_ = os.Remove(f.path + ".cursor")
@@ -320,8 +323,8 @@ func TestLaw5FullDiskLosesNothing(t *testing.T) {
 	}
 }
 
-// A pipe whose reader does not read: the sink gives up in time, a stuck write ends
-// with its context, and once the reader reads, every entry is there once.
+// A pipe whose reader does not read: the sink gives up in time, and once the reader
+// reads, every entry is there once.
 func TestLaw8FullPipeBlocksNobodyAndLosesNothing(t *testing.T) {
 	f := newFileTest(t, 900)
 	if err := syscall.Mkfifo(f.path, 0o600); err != nil {
@@ -340,12 +343,6 @@ func TestLaw8FullPipeBlocksNobodyAndLosesNothing(t *testing.T) {
 			t.Fatalf("a full pipe: %v", err)
 		}
 	}
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := f.sink.Next(cancelled); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("a full pipe and a context that is done: %v", err)
-	}
-
 	got := make(chan []byte, 1)
 	go func() {
 		var b []byte
@@ -370,6 +367,28 @@ func TestLaw8FullPipeBlocksNobodyAndLosesNothing(t *testing.T) {
 	f.restart()
 	if next, err := f.sink.Next(t.Context()); err != nil || next != 900 {
 		t.Fatalf("after a restart: %d %v", next, err)
+	}
+}
+
+// A write that is stuck ends with its context, however long it might have waited.
+func TestStuckWriteEndsWithItsContext(t *testing.T) {
+	f := newFileTest(t, 900)
+	if err := syscall.Mkfifo(f.path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(f.path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	sink := audit.NewFileSink(audit.FileConfig{Path: f.path, Origin: f.log.origin, WriteTimeout: time.Hour})
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := sink.Deliver(cancelled, f.log.entries); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

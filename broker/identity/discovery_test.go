@@ -41,6 +41,15 @@ func TestKeysAreFetchedOnceAndAgainWhenOld(t *testing.T) {
 	}
 }
 
+func TestAnothersTokenAsksForNoKeys(t *testing.T) {
+	i := newIssuer(t)
+	a := attestor(t, i.spec(nil), i.deps())
+	wantCode(t, "another issuer's", try(a, i.token(t, i.claims().with("iss", "https://evil.example")), noon), CodeIssuer)
+	if i.fetched() != 0 {
+		t.Error("it made us fetch")
+	}
+}
+
 func TestARotatedKeyIsFoundAndAWithdrawnOneRefused(t *testing.T) {
 	i := newIssuer(t)
 	a := attestor(t, i.spec(nil), i.deps())
@@ -89,8 +98,8 @@ func TestMisbehavingIssuers(t *testing.T) {
 	for name, c := range map[string]struct {
 		discovery, jwks func(http.ResponseWriter, *http.Request)
 	}{
-		"redirecting discovery": {discovery: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusFound) }},
-		"redirecting keys":      {jwks: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusFound) }},
+		"redirecting discovery": {discovery: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/good/discovery", http.StatusFound) }},
+		"redirecting keys":      {jwks: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/good/keys", http.StatusFound) }},
 		"huge discovery":        {discovery: answer(huge)},
 		"huge keys":             {jwks: answer(huge + `{"keys":[]}`)},
 		"not found":             {discovery: status(404)},
@@ -117,6 +126,15 @@ func TestMisbehavingIssuers(t *testing.T) {
 			}
 		})
 	}
+	t.Run("another issuer, our keys", func(t *testing.T) {
+		i := newIssuer(t)
+		i.set(func() {
+			i.discovery = func(w http.ResponseWriter, _ *http.Request) {
+				writeJSON(w, claims{"issuer": i.URL + "/", "jwks_uri": i.URL + "/keys"})
+			}
+		})
+		wantCode(t, "issuer", try(attestor(t, i.spec(nil), i.deps()), i.token(t, i.claims()), noon), CodeIssuerDown)
+	})
 	t.Run("keys over http", func(t *testing.T) {
 		i := newIssuer(t)
 		i.set(func() {

@@ -106,9 +106,6 @@ func (v *Verifier) check(proof, method, target string, token secret.Text, now ti
 	if t.typ != typeProof {
 		return "", badProof("its typ is not %s", typeProof)
 	}
-	if !fits(t.jwk.Key, t.alg) {
-		return "", badProof("its key is not of the kind of its algorithm")
-	}
 	c, err := readProof(t.claims)
 	if err != nil {
 		return "", err
@@ -134,7 +131,7 @@ func (v *Verifier) check(proof, method, target string, token secret.Text, now ti
 		return "", badProof("it was forwarded without a nonce")
 	}
 	if ferr := t.verify(t.jwk.Key); ferr != nil {
-		return "", fault.Wrap(ferr, fault.Unauthenticated, CodeProofInvalid, "The DPoP proof was refused: its signature does not verify.")
+		return "", fault.Wrap(ferr, fault.Unauthenticated, CodeProofInvalid, "The DPoP proof was refused. %s", ferr.Detail)
 	}
 	jkt, err := KeyThumbprint(t.jwk.Key)
 	if err != nil {

@@ -164,6 +164,10 @@ func (i *issuer) serve(w http.ResponseWriter, r *http.Request) {
 	discovery, jwks, kid := i.discovery, i.jwks, i.kid
 	i.mu.Unlock()
 	switch r.URL.Path {
+	case "/good/discovery": // where a redirect would lead, were it followed
+		writeJSON(w, claims{"issuer": i.URL, "jwks_uri": i.URL + "/good/keys"})
+	case "/good/keys":
+		writeJSON(w, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: i.key.Public(), KeyID: kid}}})
 	case discoveryPath:
 		if discovery != nil {
 			discovery(w, r)

@@ -1,6 +1,9 @@
 package identity
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -9,9 +12,12 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/secret"
@@ -292,6 +298,31 @@ func TestWeakIssuerKeysAreNotUsed(t *testing.T) {
 	wantCode(t, "1024 bits", err, CodeMethodInvalid)
 }
 
+// Without a kid a token is verified by the one key that fits, never by trying.
+func TestTokenWithoutKeyIDNeedsOneFittingKey(t *testing.T) {
+	first, second := newP256(t), newP256(t)
+	spec := func(public ...any) claims {
+		return claims{"type": "jwt", "issuer": "i", "audience": "a", "jwks": claims{"keys": public}, "bind": []any{claims{"when": claims{"sub": "x"}, "as": "workload:x"}}}
+	}
+	token := forge(t, first, claims{"alg": "ES256"}, claims{"iss": "i", "aud": "a", "sub": "x", "exp": noon.Add(time.Minute).Unix()})
+	one, two := jwkOf(t, first.Public(), "1", "", "sig"), jwkOf(t, second.Public(), "2", "", "sig")
+	for name, c := range map[string]struct {
+		spec claims
+		code string
+	}{
+		"one key":                  {spec(one), ""},
+		"two keys":                 {spec(one, two), CodeUnknownKey},
+		"one of another kind":      {spec(one, jwkOf(t, rsaKey().Public(), "3", "", "sig")), ""},
+		"one for encryption":       {spec(one, jwkOf(t, second.Public(), "2", "", "enc")), ""},
+		"one for another alg":      {spec(one, jwkOf(t, second.Public(), "2", "ES384", "sig")), ""},
+		"only another's":           {spec(two), CodeSignature},
+		"only one of another kind": {spec(jwkOf(t, rsaKey().Public(), "3", "", "sig")), CodeUnknownKey},
+	} {
+		_, err := attest(t, attestor(t, c.spec, Deps{}), token, "")
+		wantCode(t, name, err, c.code)
+	}
+}
+
 func TestEvidenceForNobody(t *testing.T) {
 	i := newIssuer(t)
 	a := attestor(t, i.spec(nil), i.deps())
@@ -316,6 +347,35 @@ func TestLaw6ErrorsDoNotQuoteTokens(t *testing.T) {
 		for part := range strings.SplitSeq(token, ".") {
 			if strings.Contains(fmt.Sprintf("%+v", err), part) {
 				t.Errorf("%v holds a part of the token", err)
+			}
+		}
+	}
+}
+
+// The library checks some of this too; that a key is of the kind and strength
+// its algorithm needs is decided here.
+func TestKeysFitTheirAlgorithmOnly(t *testing.T) {
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ed := fixedKey().Public()
+	for _, c := range []struct {
+		key  crypto.PublicKey
+		fits []jose.SignatureAlgorithm
+	}{
+		{newP256(t).Public(), []jose.SignatureAlgorithm{jose.ES256}},
+		{rsaKey().Public(), []jose.SignatureAlgorithm{jose.RS256, jose.PS256}},
+		{ed, []jose.SignatureAlgorithm{jose.EdDSA}},
+		{p384.Public(), nil}, {weak.Public(), nil}, {[]byte("hmac"), nil}, {nil, nil},
+	} {
+		for _, alg := range []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256, jose.ES384, jose.EdDSA, jose.HS256, "none", ""} {
+			if got := fits(c.key, alg); got != slices.Contains(c.fits, alg) {
+				t.Errorf("%T with %q: %v", c.key, alg, got)
 			}
 		}
 	}

@@ -164,6 +164,8 @@ func (b *ForceEnd) apply(s *state, c *context) Result {
 type RecordDecision struct {
 	Action   string `json:"action"`
 	Resource string `json:"resource"`
+	// Code is what the caller was told.
+	Code string `json:"code"`
 	// Repeats counts identical denials that this record stands for, beyond the
 	// first (HAZARDS 17).
 	Repeats int `json:"repeats,omitempty"`

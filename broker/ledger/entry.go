@@ -3,6 +3,8 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -17,6 +19,22 @@ type Entry struct {
 	Public []byte // exact bytes the leaf covers
 }
 
+// Outcome is the result as the leaf covers it: the code and the ledger time,
+// which is no part of the command, so that both can be proven later.
+func (e Entry) Outcome() string { return outcome(e.Result, e.TimeMS) }
+
+func outcome(code string, ms int64) string { return code + "@" + strconv.FormatInt(ms, 10) }
+
+// SplitOutcome takes an Outcome apart.
+func SplitOutcome(s string) (code string, ms int64, err error) {
+	code, digits, ok := strings.Cut(s, "@")
+	ms, err = strconv.ParseInt(digits, 10, 64)
+	if !ok || err != nil || outcome(code, ms) != s {
+		return "", 0, fmt.Errorf("ledger: %q is not an outcome code@milliseconds", s)
+	}
+	return code, ms, nil
+}
+
 // record appends the command to the ledger and its leaf to the tree.
 func (s *state) record(c *context, res Result, public []byte) {
 	code := res.Code
@@ -24,7 +42,7 @@ func (s *state) record(c *context, res Result, public []byte) {
 	b = binary.AppendUvarint(b, uint64(len(code)))
 	b = append(append(b, code...), public...)
 	s.put(bucketEntry, beUint(c.seq), b)
-	hashes, err := tree.Append(treeReader{&s.view}, int64(c.seq), tree.LeafData(code, public))
+	hashes, err := tree.Append(treeReader{&s.view}, int64(c.seq), tree.LeafData(outcome(code, c.now), public))
 	if err != nil {
 		if s.err == nil {
 			s.err = fmt.Errorf("ledger: tree at %d: %w", c.seq, err)
@@ -70,6 +88,3 @@ func (t treeReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	}
 	return out, nil
 }
-
-// HashReader returns the tree's stored hashes in r.
-func HashReader(r Reader) tlog.HashReader { return treeReader{&view{Reader: r}} }

@@ -3,6 +3,8 @@ package ledger
 import (
 	"encoding/json"
 	"strings"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Query reads the ledger. It is valid only within the transaction that r
@@ -286,3 +288,9 @@ func (q Query) Idempotent(principal, k string) (hash string, res Result, ok bool
 	ok = q.v.load(bucketIdem, key(principal, k), &rec)
 	return rec.Hash, rec.Result, ok
 }
+
+// SessionCount returns how many sessions a principal has.
+func (q Query) SessionCount(principal string) int { return len(q.v.sessionIDs(principal)) }
+
+// HashReader returns the stored hashes of the Merkle tree.
+func (q Query) HashReader() tlog.HashReader { return treeReader{q.v} }

@@ -185,7 +185,9 @@ func (b *OpenSession) apply(s *state, c *context) Result {
 // spend checks and consumes one-time evidence; it writes only when all holds.
 func (s *state) spend(c *context, b *OpenSession) Result {
 	if b.OneShot != "" {
-		if s.Get(bucketSpent, []byte(b.OneShot)) != nil {
+		// The same key may present it again: a workload whose projected token
+		// lives longer than its process must be able to restart.
+		if by := s.Get(bucketSpent, []byte(b.OneShot)); by != nil && string(by) != b.Session.Thumbprint {
 			return refuse(CodeTokenSpent, "This evidence was used before. Get a fresh one.")
 		}
 	}
@@ -204,7 +206,7 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 		s.addKey(c, *b.NewKey)
 	}
 	if b.OneShot != "" {
-		s.put(bucketSpent, []byte(b.OneShot), []byte{1})
+		s.put(bucketSpent, []byte(b.OneShot), []byte(b.Session.Thumbprint))
 		s.forgetAt(max(b.OneShotUntilMS, c.now), bucketSpent, []byte(b.OneShot))
 	}
 	return done("")

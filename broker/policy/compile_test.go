@@ -247,3 +247,17 @@ func TestHazard20ReasonHashSurvivesUnrelatedEdits(t *testing.T) {
 		t.Error("an edit of the policy left its hash as it was")
 	}
 }
+
+// What ends a policy is a semicolon outside of texts and comments; a forbid that was taken for
+// a part of a text would be lost.
+func TestTextsAndCommentsDoNotEndPolicies(t *testing.T) {
+	s := compile(t, `@id("a") permit (principal, action, resource) when { context.purpose != "\"; // \\" }; // ; "
+@id("b") forbid (principal, action, resource) when { context.purpose == "x\";y" };`)
+	if s.Len() != 2 {
+		t.Fatalf("%d policies, want 2", s.Len())
+	}
+	expect(t, s.Decide(ann()), policy.CodePermit, "a")
+	r := ann()
+	r.Context.Purpose = `x";y`
+	expect(t, s.Decide(r), policy.CodeForbidden, "b")
+}

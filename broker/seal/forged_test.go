@@ -71,3 +71,26 @@ func TestCloseAndDestroyOverwriteKeys(t *testing.T) {
 		t.Fatal("a destroyed root is usable")
 	}
 }
+
+// A key that was retired between being looked up and being used is all zeroes by
+// then: nothing may be sealed under it.
+func TestRetiredKeyIsNeverDerivedFrom(t *testing.T) {
+	k, err := New("c-test", time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := k.ring.Load().newest
+	if _, err := k.Rotate(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Retire(1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.cipher(stale, PurposeLog); !errors.Is(err, ErrUnknownKey) {
+		t.Fatalf("a cipher from a retired key: %v", err)
+	}
+	k.Close()
+	if _, err := k.cipher(stale, PurposeLog); !errors.Is(err, ErrSealed) {
+		t.Fatalf("a cipher from a closed keyring: %v", err)
+	}
+}

@@ -152,6 +152,20 @@ func TestThumbprintIsRFC7638(t *testing.T) {
 	}
 }
 
+func TestPublicJWKHasNoPrivatePart(t *testing.T) {
+	for _, alg := range []keys.Algorithm{keys.P256, keys.Ed25519} {
+		k := generate(t, alg)
+		text, err := k.PublicJWK()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var jwk jose.JSONWebKey
+		if err := json.Unmarshal(text, &jwk); err != nil || !jwk.IsPublic() || bytes.Contains(text, []byte(`"d"`)) {
+			t.Errorf("%s: %s, %v", alg, text, err)
+		}
+	}
+}
+
 func TestOtherKindsOfKeyAreRefused(t *testing.T) {
 	if _, err := keys.Generate("rsa"); !errors.Is(err, keys.ErrAlgorithm) {
 		t.Errorf("Generate(rsa): %v", err)

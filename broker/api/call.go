@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/mayfly-broker/mayfly/broker"
 )
 
 // call is one request on its way through.
@@ -17,9 +19,9 @@ type call struct {
 
 	route  *route
 	broker Broker
-	caller Caller
-	login  LoginInput // what was proven, for login only
-	scheme string     // DPoP or mTLS, once accepted
+	caller broker.Caller
+	login  broker.LoginInput // what was proven, for login only
+	scheme string            // DPoP or mTLS, once accepted
 	body   []byte
 
 	// mayGoOn says that the leader may be asked instead; elsewhere that it must.

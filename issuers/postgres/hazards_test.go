@@ -352,6 +352,16 @@ func TestHazard15CapSweepAndRefresh(t *testing.T) {
 	f.withdraw(is, one)
 	f.mint(is, three) // the unused one made room
 
+	neighbour := newFixture(t, shared).open(1) // another target on the same server keeps its hands off
+	f.withdraw(is, three)
+	before := f.count("SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'mayfly_scope_')")
+	if err := neighbour.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := f.count("SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'mayfly_scope_')"); after != before {
+		t.Errorf("another target's sweep removed %d pooled roles", before-after)
+	}
+
 	f.server.Exec(t, f.database, "CREATE TABLE public.later (id int)")
 	conn := f.mustLogin(c)
 	mustNot(t, conn, "SELECT * FROM public.later")

@@ -61,6 +61,15 @@ type SecretMaker interface {
 	MakeSecrets(spec json.RawMessage) (map[string]secret.Text, error)
 }
 
+// Bounder is implemented by kinds whose credentials cannot be revoked, or whose
+// target allows only short ones, and which therefore cap how long a lease may
+// live, whatever role and policy say (HAZARDS 18).
+type Bounder interface {
+	// MaxTTL returns the longest life of a credential on a target with that
+	// spec; 0 means no bound.
+	MaxTTL(spec json.RawMessage) time.Duration
+}
+
 // RoleTemplate is a role that `target add` offers. Suffix "readonly" on target
 // "orders" becomes the role "orders/readonly".
 type RoleTemplate struct {

@@ -220,11 +220,15 @@ func (r *transcript) Write(p []byte) (int, error) {
 	return r.text.Write(p)
 }
 
-// addSecret remembers a secret, and of a PEM text each line of the body.
+// addSecret remembers a secret, and of a private key in PEM each line of the
+// body. Certificates are kept among a target's secrets, but are none.
 func (r *transcript) addSecret(v secret.Text) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	plain := v.Reveal()
+	if strings.HasPrefix(plain, "-----BEGIN CERTIFICATE-----") {
+		return
+	}
 	if !strings.HasPrefix(plain, "-----BEGIN") {
 		r.secrets = append(r.secrets, plain)
 		return

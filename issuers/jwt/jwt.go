@@ -220,3 +220,13 @@ func (Kind) MakeSecrets(raw json.RawMessage) (map[string]secret.Text, error) {
 	}
 	return map[string]secret.Text{SecretKeys: secret.New(string(set))}, nil
 }
+
+// MaxTTL implements [issuers.Bounder]: the spec's max_ttl. A spec that does not
+// read allows nothing longer than a millisecond; CheckSpec refused it before.
+func (Kind) MaxTTL(raw json.RawMessage) time.Duration {
+	s, err := parseSpec(raw)
+	if err != nil {
+		return time.Millisecond
+	}
+	return s.maxTTL
+}

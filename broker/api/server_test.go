@@ -1,0 +1,117 @@
+package api_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/mayfly-broker/mayfly/broker/api"
+	"github.com/mayfly-broker/mayfly/broker/fault"
+)
+
+func TestConfigurationIsChecked(t *testing.T) {
+	node := &fakeNode{c: &cluster{}}
+	engine := func() (api.Broker, error) { return nil, nil }
+	for name, cfg := range map[string]api.Config{
+		"nothing":     {},
+		"no engine":   {Node: node, ExternalURLs: []string{"https://a.example"}},
+		"no URL":      {Node: node, Engine: engine},
+		"clear text":  {Node: node, Engine: engine, ExternalURLs: []string{"http://a.example"}},
+		"with a user": {Node: node, Engine: engine, ExternalURLs: []string{"https://u:p@a.example"}},
+		"with a path": {Node: node, Engine: engine, ExternalURLs: []string{"https://a.example/mayfly"}},
+	} {
+		if _, err := api.New(cfg); !errors.Is(err, &fault.Error{Kind: fault.Invalid}) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s, err := api.New(api.Config{Node: node, Engine: engine, ExternalURLs: []string{"https://a.example"}})
+	must(t, err)
+	if err := s.Serve(nil); !errors.Is(err, &fault.Error{Kind: fault.Invalid}) {
+		t.Errorf("served without a certificate: %v", err)
+	}
+}
+
+func TestCertificateIsReloadedWhileServing(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	put := func(c tls.Certificate) {
+		der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+		must(t, err)
+		must(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}), 0o600))
+		must(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	}
+	first, _ := serverCert(t)
+	second, roots := serverCert(t)
+	put(first)
+	certs, err := api.CertificateFiles(certFile, keyFile)
+	must(t, err)
+	tc, n := one(t, func(c *api.Config) { c.Certificates = certs })
+	tc.roots = roots // only the second is trusted
+	c := tc.newClient(t, "", "")
+	if _, err := c.http.Get(n.url + "/healthz"); err == nil {
+		t.Fatal("the first certificate was not the one served")
+	}
+	must(t, os.WriteFile(certFile, []byte("rubbish"), 0o600))
+	if err := certs.Reload(); err == nil {
+		t.Fatal("rubbish was loaded")
+	}
+	put(second)
+	must(t, certs.Reload())
+	okay(t, c.send(c.request("GET", n.url+"/healthz", "")), nil)
+}
+
+func TestOldTLSIsRefused(t *testing.T) {
+	tc, n := one(t)
+	conn, err := tls.Dial("tcp", n.addr, &tls.Config{RootCAs: tc.roots, MaxVersion: tls.VersionTLS12})
+	if err == nil {
+		_ = conn.Close()
+		t.Fatal("TLS 1.2 was accepted")
+	}
+}
+
+func TestSpansCarryTheRouteAndNoSecret(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	provider := trace.NewTracerProvider(trace.WithSyncer(spans))
+	tc, n := one(t, func(c *api.Config) { c.Tracer = provider })
+	c := tc.newClient(t, sesame, "dpop")
+	okay(t, c.do(n, "GET", "/leases/lease_1", ""), nil)
+	must(t, provider.ForceFlush(context.Background()))
+	found := false
+	for _, s := range spans.GetSpans() {
+		found = found || s.Name == "GET /api/v1/leases/{id}"
+		for _, a := range s.Attributes {
+			if v := a.Value.Emit(); len(v) > 200 || v == sesame {
+				t.Errorf("%s = %q", a.Key, v)
+			}
+		}
+	}
+	if !found {
+		t.Fatalf("no span of the route in %d", len(spans.GetSpans()))
+	}
+}
+
+func TestNodeTakesOnlySoMuchAtOnce(t *testing.T) {
+	tc, n := one(t, func(c *api.Config) { c.Limits.InFlight = 1 })
+	c := tc.newClient(t, sesame, "dpop").fresh(n)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	n.broker.set(func(b *fakeBroker) {
+		b.hold = func(context.Context) error { close(entered); <-leave; return nil }
+	})
+	r := c.sign(c.request("POST", n.url+"/api/v1/tasks/t/end", ""))
+	answered := make(chan reply, 1)
+	go func() { answered <- c.send(r) }()
+	<-entered
+	refused(t, c.send(c.request("GET", n.url+"/api/v1/sys/status", "")), http.StatusServiceUnavailable, api.CodeOverloaded)
+	close(leave)
+	okay(t, <-answered, nil)
+	okay(t, c.send(c.request("GET", n.url+"/api/v1/sys/status", "")), nil)
+}

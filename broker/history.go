@@ -1,0 +1,448 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/mayfly-broker/mayfly/broker/audit"
+	"github.com/mayfly-broker/mayfly/broker/audit/tree"
+	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/broker/policy"
+	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/issuers"
+)
+
+// Describe reads an audit summary out of a command's bytes; `audit verify`
+// uses it to check that an export's summaries are true.
+func Describe(outcome string, command []byte) (audit.Summary, error) {
+	_, ms, err := ledger.SplitOutcome(outcome)
+	if err != nil {
+		return audit.Summary{}, err
+	}
+	d, err := ledger.DecodePublic(command)
+	if err != nil {
+		return audit.Summary{}, err
+	}
+	return audit.Summary{Time: at(ms), Type: d.Type, Actor: d.Header.Actor.Principal, DecisionID: d.Header.DecisionID}, nil
+}
+
+// History is the ledger's record of commands as package audit reads it.
+type History struct {
+	view   func(func(ledger.Query) error) error
+	signer note.Signer
+}
+
+// History returns the ledger's record; checkpoints are signed by signer.
+func (e *Engine) History() *History { return &History{view: e.view, signer: e.cfg.Signer} }
+
+// Size implements [audit.Feed].
+func (h *History) Size(context.Context) (n int64, err error) {
+	err = h.view(func(q ledger.Query) error { n = int64(q.Size()); return nil })
+	return n, err
+}
+
+// Entry implements [audit.Feed].
+func (h *History) Entry(_ context.Context, seq int64) (audit.Entry, error) {
+	var rec ledger.Entry
+	err := h.view(func(q ledger.Query) error {
+		var ok bool
+		if seq < 0 || uint64(seq) >= q.Size() {
+			return fault.New(fault.NotFound, "entry_not_found", "The ledger has no entry %d; it has %d.", seq, q.Size())
+		}
+		if rec, ok = q.Entry(uint64(seq)); !ok {
+			return fault.New(fault.NotFound, "entry_not_found", "Entry %d is missing.", seq)
+		}
+		return nil
+	})
+	if err != nil {
+		return audit.Entry{}, err
+	}
+	sum, err := Describe(rec.Outcome(), rec.Public)
+	return audit.Entry{Seq: seq, Summary: sum, Result: rec.Outcome(), Command: rec.Public}, err
+}
+
+// ReadHashes implements [tlog.HashReader].
+func (h *History) ReadHashes(indexes []int64) (out []tlog.Hash, err error) {
+	err = h.view(func(q ledger.Query) error {
+		out, err = q.HashReader().ReadHashes(indexes)
+		return err
+	})
+	return out, err
+}
+
+// Checkpoint implements [audit.Source].
+func (h *History) Checkpoint(context.Context) (msg []byte, err error) {
+	if h.signer == nil {
+		return nil, fault.New(fault.Unavailable, "no_checkpoint_key", "This node has no key to sign checkpoints with.")
+	}
+	var c audit.Checkpoint
+	err = h.view(func(q ledger.Query) error {
+		g, _ := q.Genesis()
+		c.Origin, c.Size = audit.Origin(g.Cluster, uint64(g.Incarnation)), int64(q.Size())
+		root, err := tree.Root(q.HashReader(), c.Size)
+		c.Root = root
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return audit.SignCheckpoint(c, h.signer)
+}
+
+// mayAudit lets those read the whole record whom policy lets read the cluster.
+func (e *Engine) mayAudit(ctx context.Context, c Caller) error {
+	_, err := e.allow(ctx, c, question{action: policy.ActionRead, resource: policy.Resource{Kind: "Cluster", Name: "cluster"}})
+	return err
+}
+
+// AuditEntries returns up to limit entries from a sequence on.
+func (e *Engine) AuditEntries(ctx context.Context, c Caller, from uint64, limit int) (wire.AuditPage, error) {
+	page := wire.AuditPage{Entries: []wire.AuditEntry{}}
+	if err := e.mayAudit(ctx, c); err != nil {
+		return page, err
+	}
+	h := e.History()
+	size, err := h.Size(ctx)
+	if err != nil {
+		return page, err
+	}
+	page.Size = uint64(size)
+	for seq := int64(from); seq < size && len(page.Entries) < pageSize(limit); seq++ {
+		x, err := h.Entry(ctx, seq)
+		if err != nil {
+			return page, err
+		}
+		code, _, err := ledger.SplitOutcome(x.Result)
+		if err != nil {
+			return page, err
+		}
+		page.Entries = append(page.Entries, wire.AuditEntry{Seq: uint64(seq), At: x.Time, Type: x.Type, Result: code,
+			Actor: x.Actor, DecisionID: x.DecisionID, Command: json.RawMessage(x.Command)})
+	}
+	return page, nil
+}
+
+// verifierKeys returns the cluster's checkpoint keys, from the genesis record.
+func (e *Engine) verifierKeys() (keys []string, err error) {
+	err = e.view(func(q ledger.Query) error {
+		g, ok := q.Genesis()
+		if !ok {
+			return fault.New(fault.Unavailable, "uninitialised", "The cluster is not initialised.")
+		}
+		keys = []string{g.VerifierKey}
+		return nil
+	})
+	return keys, err
+}
+
+// AuditExport writes entries [from, to) as JSON lines that verify with no
+// broker; to 0 is the newest.
+func (e *Engine) AuditExport(ctx context.Context, c Caller, from, to uint64, w io.Writer) error {
+	if err := e.mayAudit(ctx, c); err != nil {
+		return err
+	}
+	keys, err := e.verifierKeys()
+	if err != nil {
+		return err
+	}
+	_, err = audit.Export(ctx, w, e.History(), audit.ExportOptions{From: int64(from), To: int64(to), Keys: keys})
+	return err
+}
+
+// AuditVerify recomputes the live ledger's tree and checks the checkpoint.
+func (e *Engine) AuditVerify(ctx context.Context, c Caller) (wire.VerifyAnswer, error) {
+	var out wire.VerifyAnswer
+	if err := e.mayAudit(ctx, c); err != nil {
+		return out, err
+	}
+	keys, err := e.verifierKeys()
+	if err != nil {
+		return out, err
+	}
+	h := e.History()
+	rep, err := audit.VerifyLive(ctx, h, audit.Options{Trusted: keys, Describe: Describe})
+	var defect *audit.Defect
+	if errors.As(err, &defect) {
+		out.Problems = []string{defect.Error()}
+		return out, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	msg, err := h.Checkpoint(ctx)
+	if err != nil {
+		return out, err
+	}
+	out.OK, out.Size, out.Root, out.Checkpoint = true, uint64(rep.Checkpoint.Size), rep.Checkpoint.Root.String(), string(msg)
+	return out, nil
+}
+
+// Decision returns a recorded decision. A requester may read what was decided
+// about itself; others as policy says.
+func (e *Engine) Decision(ctx context.Context, c Caller, id string) (wire.Decision, error) {
+	var (
+		rec   ledger.Entry
+		seq   uint64
+		found bool
+	)
+	err := e.view(func(q ledger.Query) error {
+		if seq, found = q.DecisionSeq(id); found {
+			rec, found = q.Entry(seq)
+		}
+		return nil
+	})
+	if err != nil {
+		return wire.Decision{}, err
+	}
+	if !found {
+		return wire.Decision{}, fault.New(fault.NotFound, "decision_not_found", "There is no decision %s.", id)
+	}
+	d, err := ledger.DecodePublic(rec.Public)
+	if err != nil {
+		return wire.Decision{}, err
+	}
+	if d.Header.Actor.Principal != c.Session.Principal {
+		if err := e.mayAudit(ctx, c); err != nil {
+			return wire.Decision{}, err
+		}
+	}
+	out := wire.Decision{ID: id, Seq: seq, At: at(rec.TimeMS), Actor: d.Header.Actor.Principal, Command: d.Type, Decision: d.Header.Decision}
+	var r ruling
+	if json.Unmarshal(d.Header.Decision, &r) == nil {
+		out.Text = policy.Explain(r.Decision, r.Request)
+	}
+	if rec.Result != ledger.CodeOK {
+		out.Text += "\nThe ledger then refused the command: " + rec.Result + "."
+	}
+	if rd, ok := d.Body.(*ledger.RecordDecision); ok && r.Decision.Permit {
+		out.Text += "\nPolicy permits it, but the request was refused: " + rd.Code + "."
+	}
+	return out, nil
+}
+
+// TestPolicies runs cases against the live policies, with given documents in
+// place of those of the same name.
+func (e *Engine) TestPolicies(ctx context.Context, c Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error) {
+	out := wire.PolicyTestAnswer{Results: []wire.CaseResult{}}
+	if _, err := e.allow(ctx, c, question{action: policy.ActionRead, resource: policy.Resource{Kind: ledger.KindPolicy, Name: "any"}}); err != nil {
+		return out, err
+	}
+	cases, err := policy.DecodeCases(casesDocument(in.Cases))
+	if err != nil {
+		return out, err
+	}
+	var sources []policy.Source
+	err = e.view(func(q ledger.Query) error { sources = policySources(q.Objects(ledger.KindPolicy)); return nil })
+	if err != nil {
+		return out, err
+	}
+	for _, o := range in.Policies {
+		var p ledger.PolicySpec
+		if err := json.Unmarshal(o.Spec, &p); err != nil {
+			return out, fault.New(fault.Invalid, "invalid_spec", "Policy %s: %v", o.Name, err)
+		}
+		replaced := false
+		for i := range sources {
+			if sources[i].Name == o.Name {
+				sources[i].Text, replaced = p.Text, true
+			}
+		}
+		if !replaced {
+			sources = append(sources, policy.Source{Name: o.Name, Text: p.Text})
+		}
+	}
+	set, err := policy.Compile(sources)
+	if err != nil {
+		return out, err
+	}
+	for _, r := range policy.RunCases(set, cases) {
+		res := wire.CaseResult{Name: r.Name, OK: r.Passed, Detail: strings.Join(r.Differences, " ")}
+		if r.Passed {
+			out.Passed++
+		} else {
+			out.Failed++
+		}
+		out.Results = append(out.Results, res)
+	}
+	return out, nil
+}
+
+// casesDocument wraps a bare array of cases as the document that policy reads.
+func casesDocument(raw json.RawMessage) []byte {
+	var list []json.RawMessage
+	if json.Unmarshal(raw, &list) == nil {
+		return rawMessage(map[string]any{"cases": list})
+	}
+	return raw
+}
+
+// Reconcile compares what targets hold with what the ledger says. What the
+// ledger knows as ended is removed at once; what nobody knows waits for a
+// person (HAZARDS 8).
+func (e *Engine) Reconcile(ctx context.Context, c Caller, target string) ([]wire.Drift, error) {
+	if err := e.mayAudit(ctx, c); err != nil {
+		return nil, err
+	}
+	var names []string
+	err := e.view(func(q ledger.Query) error {
+		for _, o := range q.Objects(ledger.KindTarget) {
+			if target == "" || o.Name == target {
+				names = append(names, o.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 && target != "" {
+		return nil, fault.New(fault.NotFound, "not_found", "Target %s does not exist.", target)
+	}
+	out := []wire.Drift{}
+	for _, n := range names {
+		if d, ok := e.reconcileTarget(ctx, n); ok {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// reconcileTimeout bounds the look at one target.
+const reconcileTimeout = 30 * time.Second
+
+// reconcileTarget compares one target; ok is false where the kind cannot list.
+func (e *Engine) reconcileTarget(ctx context.Context, name string) (d wire.Drift, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	defer cancel()
+	d = wire.Drift{Target: name, Unknown: []string{}, Ended: []string{}, Missing: []string{}}
+	var t *target
+	if err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
+		d.Error = err.Error()
+		return d, true
+	}
+	defer e.targets.release(t)
+	lister, ok := t.issuer.(issuers.Lister)
+	if !ok {
+		return d, false
+	}
+	// What is open now and still open after the look must have been there.
+	before := e.openNames(name)
+	found, err := lister.List(ctx)
+	if err != nil {
+		d.Error = err.Error()
+		return d, true
+	}
+	after := e.openNames(name)
+	var over []ledger.Lease
+	err = e.view(func(q ledger.Query) error {
+		for _, f := range found {
+			l, known := q.LeaseNamed(f.Name)
+			switch {
+			case !known:
+				d.Unknown = append(d.Unknown, f.Name)
+			case l.State == ledger.LeaseEnded:
+				d.Ended = append(d.Ended, f.Name)
+				over = append(over, l)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		d.Error = err.Error()
+		return d, true
+	}
+	for cred := range before {
+		if after[cred] && !slices.ContainsFunc(found, func(f issuers.Found) bool { return f.Name == cred }) {
+			d.Missing = append(d.Missing, cred)
+		}
+	}
+	slices.Sort(d.Missing)
+	e.removeEnded(ctx, t, over)
+	return d, true
+}
+
+// openNames returns the names of the open leases on a target whose mint
+// deadline has passed: those must be there.
+func (e *Engine) openNames(target string) map[string]bool {
+	out := map[string]bool{}
+	now := e.now().UnixMilli()
+	err := e.view(func(q ledger.Query) error {
+		for _, id := range q.LeasesOn(target, 1<<20) {
+			if l, ok := q.Lease(id); ok && l.State == ledger.LeaseOpen && l.MintDeadlineMS < now {
+				out[l.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		e.log.Error("cannot read a target's leases", "target", target, "error", err)
+	}
+	return out
+}
+
+// removeEnded withdraws again what the ledger knows as ended.
+func (e *Engine) removeEnded(ctx context.Context, t *target, over []ledger.Lease) {
+	for len(over) > 0 {
+		n := min(len(over), withdrawBatch)
+		leases := make([]issuers.Lease, n)
+		for i, l := range over[:n] {
+			leases[i] = issuerLease(l, ledger.RoleSpec{})
+		}
+		for i, o := range t.issuer.Withdraw(ctx, leases) {
+			if o.Err != nil {
+				e.log.Warn("ended credential not removed; reconcile again", "target", t.name, "lease", over[i].ID, "error", o.Err)
+			}
+		}
+		over = over[n:]
+	}
+}
+
+// Publish returns a public document: "jwks" is the union of the verification
+// keys of every target that publishes some.
+func (e *Engine) Publish(ctx context.Context, document string) ([]byte, error) {
+	if document != "jwks" {
+		return nil, fault.New(fault.NotFound, "not_found", "There is no public document %q.", document)
+	}
+	var opened []*target
+	err := e.view(func(q ledger.Query) error {
+		for _, o := range q.Objects(ledger.KindTarget) {
+			if t, err := e.targets.acquire(q, o.Name); err == nil {
+				opened = append(opened, t)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	set := struct {
+		Keys []json.RawMessage `json:"keys"`
+	}{Keys: []json.RawMessage{}}
+	for _, t := range opened {
+		defer e.targets.release(t)
+		p, ok := t.issuer.(issuers.Publisher)
+		if !ok {
+			continue
+		}
+		docs, err := p.Publish(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var one struct {
+			Keys []json.RawMessage `json:"keys"`
+		}
+		if json.Unmarshal(docs["jwks"], &one) == nil {
+			set.Keys = append(set.Keys, one.Keys...)
+		}
+	}
+	return json.Marshal(set)
+}

@@ -1,0 +1,34 @@
+package ledger
+
+// Bounds on what the ledger holds. Each stands here with its reason; whatever
+// exceeds one is refused with the number in the text.
+const (
+	MaxCommandBytes = 1 << 20 // one Raft entry must not stall replication
+	MaxSpecBytes    = 64 << 10
+	MaxObjectsPut   = 256    // objects in one apply: one command, one entry
+	MaxObjects      = 20_000 // per kind; policies are compiled on every change
+	MaxNameBytes    = 128
+	MaxMembers      = 10_000 // members of a group: one record
+	MaxPurposeBytes = 512    // people read it
+	MaxReasonBytes  = 1024
+	MaxKeys         = 16  // keys of one principal: devices, not a fleet
+	MaxSessions     = 256 // live sessions of one principal and instance
+	MaxTaskDepth    = 8   // ancestors re-checked by every open_lease
+	MaxTaskTree     = 512 // descendants that one end_task visits
+	MaxOpenTasks    = 5_000
+	MaxEndBatch     = 512  // leases that one end_leases or record_withdrawals touches
+	MaxSweepBatch   = 1024 // records that one sweep forgets
+	MaxFacts        = 64   // attestation facts kept with a session
+	MaxSecretBytes  = 64 << 10
+
+	// DefaultPerPrincipal is the cap on live leases of one principal on one
+	// role where the role states none: far above any healthy service, far
+	// below a crash loop's 84,000 accounts (PEERS, thread hashicorp/vault#5475).
+	DefaultPerPrincipal = 500
+	// DefaultMintsPerMinute is the rate cap where the role states none.
+	DefaultMintsPerMinute = 600
+
+	// IdempotencyMS is how long a key answers with its first outcome: longer
+	// than any client retries, shorter than a log anyone reads.
+	IdempotencyMS = 24 * 60 * 60 * 1000
+)

@@ -1,0 +1,296 @@
+package ledger
+
+import (
+	"encoding/json"
+	"strings"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Query reads the ledger. It is valid only within the transaction that r
+// belongs to. Err returns the first record that did not decode.
+type Query struct{ v *view }
+
+// NewQuery returns a Query over r.
+func NewQuery(r Reader) Query { return Query{&view{Reader: r}} }
+
+// Err returns the first corruption met.
+func (q Query) Err() error { return q.v.err }
+
+// Clock returns ledger time in Unix milliseconds.
+func (q Query) Clock() int64 { return q.v.clock() }
+
+// Size returns the number of recorded commands; 0 before genesis.
+func (q Query) Size() uint64 { return q.v.size() }
+
+// PolicyEpoch returns the sequence of the last change of any object.
+func (q Query) PolicyEpoch() uint64 { return q.v.policyEpoch() }
+
+// Genesis returns the cluster's first record, without its objects.
+func (q Query) Genesis() (Genesis, bool) {
+	var g Genesis
+	ok := q.v.load(bucketMeta, metaGenesis, &g)
+	return g, ok
+}
+
+// Object returns one object.
+func (q Query) Object(kind, name string) (Object, bool) { return q.v.object(kind, name) }
+
+// Spec decodes an object's spec into out.
+func (q Query) Spec(kind, name string, out any) (Object, bool) { return q.v.spec(kind, name, out) }
+
+// Objects returns the objects of a kind in name order.
+func (q Query) Objects(kind string) []Object {
+	var out []Object
+	q.v.Scan(bucketObject, []byte(kind+"/"), nil, func(k, b []byte) bool {
+		var o Object
+		if err := json.Unmarshal(b, &o); err != nil {
+			q.v.corrupt(bucketObject, k, err)
+			return false
+		}
+		out = append(out, o)
+		return true
+	})
+	return out
+}
+
+// Secret returns a sealed field of an object.
+func (q Query) Secret(kind, name, field string) []byte {
+	return q.v.Get(bucketSecret, []byte(kind+"/"+name+"/"+field))
+}
+
+// Groups returns the names of the groups that principal is in at ms, sorted.
+func (q Query) Groups(principal string, ms int64) []string {
+	var out []string
+	for _, o := range q.Objects(KindGroup) {
+		var g GroupSpec
+		if json.Unmarshal(o.Spec, &g) != nil {
+			continue // Apply refused anything else
+		}
+		for _, m := range g.Members {
+			if m.Name == principal && (m.Until == nil || m.Until.UnixMilli() > ms) {
+				out = append(out, o.Name)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// Key returns a registered key.
+func (q Query) Key(thumbprint string) (Key, bool) {
+	var k Key
+	ok := q.v.load(bucketKey, []byte(thumbprint), &k)
+	return k, ok
+}
+
+// KeysOf returns a principal's keys.
+func (q Query) KeysOf(principal string) []Key {
+	var out []Key
+	for _, id := range q.v.ids(bucketKeyOf, prefix(principal), MaxKeys) {
+		if k, ok := q.Key(id); ok {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// Enrolment returns a live enrolment token's record by its hash.
+func (q Query) Enrolment(hash string) (Enrolment, bool) {
+	var e Enrolment
+	ok := q.v.load(bucketEnrolment, []byte(hash), &e)
+	return e, ok
+}
+
+// Spent reports whether one-shot evidence was used.
+func (q Query) Spent(id string) bool { return q.v.Get(bucketSpent, []byte(id)) != nil }
+
+// Session returns a session.
+func (q Query) Session(id string) (Session, bool) { return q.v.session(id) }
+
+// Frozen returns what is contained.
+func (q Query) Frozen() []FreezeRecord {
+	var out []FreezeRecord
+	q.v.Scan(bucketFrozen, nil, nil, func(k, b []byte) bool {
+		var f FreezeRecord
+		if err := json.Unmarshal(b, &f); err != nil {
+			q.v.corrupt(bucketFrozen, k, err)
+			return false
+		}
+		out = append(out, f)
+		return true
+	})
+	return out
+}
+
+// IsFrozen reports whether something is contained.
+func (q Query) IsFrozen(kind, name string) bool { return q.v.frozen(kind, name) }
+
+// Task returns a task.
+func (q Query) Task(id string) (Task, bool) { return q.v.task(id) }
+
+// TaskNamed returns the id of a principal's open task of that name.
+func (q Query) TaskNamed(principal, name string) string {
+	return string(q.v.Get(bucketTaskName, key(principal, name)))
+}
+
+// Children returns the ids of a task's children.
+func (q Query) Children(task string) []string {
+	return q.v.ids(bucketTaskOf, prefix(task), MaxTaskTree)
+}
+
+// Ancestors returns a task's ancestors, nearest first.
+func (q Query) Ancestors(t Task) []Task {
+	var out []Task
+	for len(out) <= MaxTaskDepth && t.Parent != "" {
+		p, ok := q.v.task(t.Parent)
+		if !ok {
+			break
+		}
+		out = append(out, p)
+		t = p
+	}
+	return out
+}
+
+// Lease returns a lease.
+func (q Query) Lease(id string) (Lease, bool) { return q.v.lease(id) }
+
+// LeaseNamed returns the lease that a credential's name belongs to.
+func (q Query) LeaseNamed(name string) (Lease, bool) {
+	id := q.v.Get(bucketName, []byte(name))
+	if id == nil {
+		return Lease{}, false
+	}
+	return q.v.lease(string(id))
+}
+
+// LeasesOfTask, LeasesOf and LeasesOn return ids of leases: open ones of a task
+// and of a principal, not-ended ones on a target.
+func (q Query) LeasesOfTask(task string, limit int) []string {
+	return q.v.ids(bucketLeaseTask, prefix(task), limit)
+}
+
+// LeasesOf returns the ids of a principal's open leases.
+func (q Query) LeasesOf(principal string, limit int) []string {
+	return q.v.ids(bucketLeaseOf, prefix(principal), limit)
+}
+
+// LeasesOn returns the ids of a target's leases that have not ended.
+func (q Query) LeasesOn(target string, limit int) []string {
+	return q.v.ids(bucketLeaseOn, prefix(target), limit)
+}
+
+// Leases calls fn for leases with id > after, in order of age, until it
+// returns false.
+func (q Query) Leases(after string, fn func(Lease) bool) {
+	scanFrom(q.v, bucketLease, after, fn)
+}
+
+// Tasks calls fn for tasks with id > after, in order of age.
+func (q Query) Tasks(after string, fn func(Task) bool) {
+	scanFrom(q.v, bucketTask, after, fn)
+}
+
+func scanFrom[T any](v *view, bucket, after string, fn func(T) bool) {
+	v.Scan(bucket, nil, []byte(after), func(k, b []byte) bool {
+		if string(k) == after {
+			return true
+		}
+		var rec T
+		if err := json.Unmarshal(b, &rec); err != nil {
+			v.corrupt(bucket, k, err)
+			return false
+		}
+		return fn(rec)
+	})
+}
+
+// DueLeases returns up to limit open leases whose time is up at ms, and when
+// the next one is due (0: none).
+func (q Query) DueLeases(ms int64, limit int) (ids []string, next int64) {
+	return q.v.due(bucketLeaseDue, ms, limit)
+}
+
+// DueTasks is DueLeases for explicit tasks.
+func (q Query) DueTasks(ms int64, limit int) (ids []string, next int64) {
+	return q.v.due(bucketTaskDue, ms, limit)
+}
+
+// DueSweep reports whether a sweep would forget anything at ms.
+func (q Query) DueSweep(ms int64) bool {
+	ids, _ := q.v.due(bucketDueSweep, ms, 1)
+	return len(ids) > 0
+}
+
+func (v *view) due(bucket string, ms int64, limit int) (ids []string, next int64) {
+	v.Scan(bucket, nil, nil, func(k, _ []byte) bool {
+		at, id := splitDue(k)
+		if at > ms || len(ids) == limit {
+			next = at
+			return false
+		}
+		ids = append(ids, id)
+		return true
+	})
+	return ids, next
+}
+
+// EndingTasks returns ended tasks that still have open leases.
+func (q Query) EndingTasks(limit int) []string { return q.v.ids(bucketTaskEnds, nil, limit) }
+
+// Ending is a lease that waits for withdrawal.
+type Ending struct {
+	LeaseID     string
+	Target      string
+	NotBeforeMS int64
+}
+
+// Endings calls fn for every lease that waits for withdrawal, by target.
+func (q Query) Endings(target string, fn func(Ending) bool) {
+	var p []byte
+	if target != "" {
+		p = prefix(target)
+	}
+	q.v.Scan(bucketEnding, p, nil, func(k, b []byte) bool {
+		t, id, ok := strings.Cut(string(k), "\x00")
+		return !ok || fn(Ending{LeaseID: id, Target: t, NotBeforeMS: int64(toUint(b))})
+	})
+}
+
+// LiveCount returns how many leases principal holds on role.
+func (q Query) LiveCount(principal, role string) int { return q.v.count("p", principal, role) }
+
+// Entry returns one recorded command.
+func (q Query) Entry(seq uint64) (Entry, bool) {
+	b := q.v.Get(bucketEntry, beUint(seq))
+	if b == nil {
+		return Entry{}, false
+	}
+	e, err := decodeEntry(seq, b)
+	if err != nil {
+		q.v.corrupt(bucketEntry, beUint(seq), err)
+		return e, false
+	}
+	return e, true
+}
+
+// DecisionSeq returns the sequence of the command that recorded a decision.
+func (q Query) DecisionSeq(id string) (uint64, bool) {
+	b := q.v.Get(bucketDecision, []byte(id))
+	return toUint(b), b != nil
+}
+
+// Idempotent returns the remembered result of a principal's idempotency key
+// and the hash of the request it belongs to.
+func (q Query) Idempotent(principal, k string) (hash string, res Result, ok bool) {
+	var rec idemRecord
+	ok = q.v.load(bucketIdem, key(principal, k), &rec)
+	return rec.Hash, rec.Result, ok
+}
+
+// SessionCount returns how many sessions a principal has.
+func (q Query) SessionCount(principal string) int { return len(q.v.sessionIDs(principal)) }
+
+// HashReader returns the stored hashes of the Merkle tree.
+func (q Query) HashReader() tlog.HashReader { return treeReader{q.v} }

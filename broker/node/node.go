@@ -1,0 +1,311 @@
+// Package node is one node's life: uninitialised, sealed, running, and back.
+//
+// It owns the data directory, the keyring and the store, and makes an engine
+// while the node is unsealed. It must know nothing of HTTP beyond handing a
+// handler to the cluster port.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/mayfly-broker/mayfly/broker"
+	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/seal"
+	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/raftstore"
+)
+
+// Config says how to run a node. ID, Dir, URL and Kinds are required.
+type Config struct {
+	// ID names the node for ever within its cluster.
+	ID  string
+	Dir string
+	// ClusterListen and ClusterAdvertise are the cluster port's addresses.
+	ClusterListen    string
+	ClusterAdvertise string
+	// Issuer is the cluster's external URL, the same on every node; URL is this
+	// node's own.
+	Issuer string
+	URL    string
+	// URLs are all external URLs that a proof may name.
+	URLs []string
+	// Hint goes into enrolment tokens.
+	Hint broker.Hint
+	// LocalKey, where set, is the key file that seals the node instead of
+	// shares, so that it starts unattended.
+	LocalKey string
+	// FirstPolicy is the Cedar text that a new cluster begins with.
+	FirstPolicy string
+	Kinds       []issuers.Kind
+	HTTP        *http.Client
+	Logger      *slog.Logger
+	Disk        raftstore.Disk
+	Version     string
+	// Join, where set, makes an empty node join a cluster instead of waiting to
+	// be initialised.
+	Join *Join
+}
+
+// Join is how an empty node finds its cluster.
+type Join struct {
+	Token string // one-time, from `operator join-token`
+}
+
+// states of a node.
+type state int
+
+const (
+	uninitialised state = iota
+	sealed
+	running
+)
+
+// Node is one node. It is safe for concurrent use.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	forward http.Handler
+	guess   *rate.Limiter // attempts to unseal, recover or rekey
+
+	mu       sync.Mutex
+	state    state
+	wrapped  *seal.Wrapped
+	unsealer *seal.Unsealer
+	keyring  *seal.Keyring
+	run      *run
+}
+
+// run is what exists only while the node is unsealed.
+type run struct {
+	store  *raftstore.Store
+	engine *broker.Engine
+	log    replicated
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	grown  chan struct{} // the ledger has grown
+}
+
+// Files of the data directory.
+const (
+	keyringFile = "keyring.json"
+	pendingFile = "init.pending" // stands while an initialisation is unfinished
+	joinFile    = "join.json"    // stands until a joining node is a voter
+	raftDir     = "raft"
+)
+
+func (n *Node) path(name string) string { return filepath.Join(n.cfg.Dir, name) }
+
+// New reads the data directory. Call Forwarded, then Start.
+func New(cfg Config) (*Node, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("node: data directory: %w", err)
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, guess: rate.NewLimiter(1, 10), forward: http.NotFoundHandler()}
+	if _, err := os.Stat(n.path(pendingFile)); err == nil {
+		// The genesis record was never committed: nothing was given out that
+		// this could lose.
+		n.log.Warn("an initialisation was cut short; starting over")
+		if err := n.wipe(); err != nil {
+			return nil, err
+		}
+	}
+	w, err := seal.ReadFile(n.path(keyringFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return n, nil
+	case err != nil:
+		return nil, err
+	}
+	n.wrapped, n.state = w, sealed
+	return n, n.newUnsealer()
+}
+
+func (n *Node) wipe() error {
+	for _, f := range []string{keyringFile, raftDir, pendingFile} {
+		if err := os.RemoveAll(n.path(f)); err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) newUnsealer() error {
+	if n.wrapped.Header().Method.Type != seal.MethodShamir {
+		return nil
+	}
+	u, err := seal.NewUnsealer(n.wrapped, n.throttle)
+	n.unsealer = u
+	return err
+}
+
+// throttle bounds attempts that could guess at shares.
+func (n *Node) throttle() error {
+	if !n.guess.Allow() {
+		return &fault.Error{Kind: fault.RateLimited, Code: "rate_limited", RetryAfter: time.Second, Detail: "Too many attempts. Wait a second."}
+	}
+	return nil
+}
+
+// Forwarded sets the handler for calls that peers forward over the cluster
+// port. Call it before Start.
+func (n *Node) Forwarded(h http.Handler) { n.forward = h }
+
+// Start unseals a node that can do so by itself, and joins a cluster where the
+// configuration says so. A node that waits for shares or for `operator init`
+// starts without an error.
+func (n *Node) Start(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.state == uninitialised && n.cfg.Join != nil {
+		if err := n.join(ctx); err != nil {
+			return err
+		}
+	}
+	if n.state != sealed || n.cfg.LocalKey == "" {
+		return nil
+	}
+	k, err := n.wrapped.UnsealLocal(n.cfg.LocalKey)
+	if err != nil {
+		return err
+	}
+	return n.open(ctx, k, false)
+}
+
+// Close stops the node. It can be started anew from its directory.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.close()
+}
+
+// close ends the run; the node is sealed afterwards.
+func (n *Node) close() error {
+	if n.run == nil {
+		return nil
+	}
+	r := n.run
+	n.run, n.state = nil, sealed
+	r.cancel()
+	r.wg.Wait()
+	err := r.store.Close()
+	r.engine.Close()
+	n.keyring.Close()
+	n.keyring = nil
+	return errors.Join(err, n.newUnsealer())
+}
+
+// Engine returns the engine of an unsealed node.
+func (n *Node) Engine() (*broker.Engine, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r, err := n.running()
+	if err != nil {
+		return nil, err
+	}
+	return r.engine, nil
+}
+
+// running returns the run, or why there is none. The caller holds mu.
+func (n *Node) running() (*run, error) {
+	switch n.state {
+	case running:
+		return n.run, nil
+	case sealed:
+		return nil, &fault.Error{Kind: fault.Unavailable, Code: "sealed", Detail: "This node is sealed. Holders of shares unseal it with: mayfly operator unseal"}
+	default:
+		return nil, &fault.Error{Kind: fault.Unavailable, Code: "uninitialised", Detail: "This node belongs to no cluster yet. Initialise one with: mayfly operator init"}
+	}
+}
+
+// current is running with its own lock.
+func (n *Node) current() (*run, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.running()
+}
+
+// Status describes the node. It needs no session.
+func (n *Node) Status() wire.Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := wire.Status{Node: n.cfg.ID, Version: n.cfg.Version, Initialised: n.state != uninitialised, Sealed: n.state == sealed, Role: "uninitialised"}
+	if n.wrapped != nil {
+		h := n.wrapped.Header()
+		s.Cluster, s.Threshold, s.Total = h.ClusterID, h.Method.Threshold, h.Method.Shares
+	}
+	if n.state == sealed {
+		s.Role = "sealed"
+		if n.unsealer != nil {
+			s.Have = n.unsealer.Progress().Have
+		}
+		return s
+	}
+	if n.run == nil {
+		return s
+	}
+	st := n.run.store.Stats()
+	s.Role, s.Fresh = roleWord(st.State), st.Fresh
+	if id, _, ok := n.run.store.Leader(); ok {
+		s.Leader = id
+	}
+	if _, size, _, err := n.run.engine.Begun(); err == nil {
+		s.Size = size
+	}
+	return s
+}
+
+func roleWord(raftState string) string {
+	switch raftState {
+	case "Leader":
+		return "leader"
+	case "Follower":
+		return "follower"
+	case "Candidate":
+		return "candidate"
+	default:
+		return "stopped"
+	}
+}
+
+// IsLeader reports whether this node leads.
+func (n *Node) IsLeader() bool {
+	r, err := n.current()
+	return err == nil && r.store.IsLeader()
+}
+
+// LeaderTransport carries requests to the leader's cluster port.
+func (n *Node) LeaderTransport() http.RoundTripper { return leaderTransport{n} }
+
+type leaderTransport struct{ n *Node }
+
+// RoundTrip implements [http.RoundTripper].
+func (t leaderTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	r, err := t.n.current()
+	if err != nil {
+		return nil, err
+	}
+	return r.store.LeaderTransport().RoundTrip(req)
+}
+
+// Done is closed when the store has stopped itself; nil while sealed.
+func (n *Node) Done() <-chan struct{} {
+	if r, err := n.current(); err == nil {
+		return r.store.Done()
+	}
+	return nil
+}

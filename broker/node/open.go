@@ -1,0 +1,284 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/mayfly-broker/mayfly/broker"
+	"github.com/mayfly-broker/mayfly/broker/audit"
+	"github.com/mayfly-broker/mayfly/broker/seal"
+	"github.com/mayfly-broker/mayfly/raftstore"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+// Secrets that the keyring carries to every node.
+const (
+	secretCACert     = "cluster-ca-certificate"
+	secretCAKey      = "cluster-ca-key"
+	secretCheckpoint = "checkpoint-key"
+)
+
+// newSecrets makes what a new cluster's keyring carries: the cluster CA and
+// the key that signs checkpoints.
+func newSecrets(k *seal.Keyring, now time.Time) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	tpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mayfly cluster " + k.ClusterID()},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(20, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, tpl, tpl, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	_, sign, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		k.SetSecret(secretCACert, secret.New(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))),
+		k.SetSecret(secretCAKey, secret.New(base64.StdEncoding.EncodeToString(der))),
+		k.SetSecret(secretCheckpoint, secret.New(base64.StdEncoding.EncodeToString(sign.Seed()))),
+	)
+}
+
+// authority reads the cluster CA out of the keyring.
+func authority(k *seal.Keyring) (raftstore.Authority, error) {
+	var ca raftstore.Authority
+	text, err := k.Secret(secretCACert)
+	if err != nil {
+		return ca, err
+	}
+	block, _ := pem.Decode([]byte(text.Reveal()))
+	if block == nil {
+		return ca, errors.New("node: the keyring's cluster CA does not read")
+	}
+	if ca.Certificate, err = x509.ParseCertificate(block.Bytes); err != nil {
+		return ca, fmt.Errorf("node: cluster CA: %w", err)
+	}
+	key, err := keyringBytes(k, secretCAKey)
+	if err != nil {
+		return ca, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(key)
+	signer, ok := parsed.(*ecdsa.PrivateKey)
+	if err != nil || !ok {
+		return ca, errors.New("node: the keyring's cluster CA key does not read")
+	}
+	ca.Signer = signer
+	return ca, nil
+}
+
+func keyringBytes(k *seal.Keyring, name string) ([]byte, error) {
+	text, err := k.Secret(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := base64.StdEncoding.DecodeString(text.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("node: the keyring's %s does not read", name)
+	}
+	return b, nil
+}
+
+// signer returns the cluster's checkpoint signer and its verifier key.
+func signer(k *seal.Keyring) (note.Signer, string, error) {
+	seed, err := keyringBytes(k, secretCheckpoint)
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, "", errors.Join(errors.New("node: the keyring's checkpoint key does not read"), err)
+	}
+	return audit.NewSigner(k.ClusterID(), ed25519.NewKeyFromSeed(seed))
+}
+
+// open starts store and engine with an unsealed keyring. The caller holds mu.
+func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error {
+	ca, err := authority(k)
+	if err != nil {
+		return err
+	}
+	sign, _, err := signer(k)
+	if err != nil {
+		return err
+	}
+	r := &run{grown: make(chan struct{}, 1)}
+	r.store, err = raftstore.Open(raftstore.Config{
+		NodeID: n.cfg.ID, Dir: n.path(raftDir), Listen: n.cfg.ClusterListen, Advertise: n.cfg.ClusterAdvertise,
+		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap,
+		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: n.cfg.Disk,
+		Hooks: raftstore.Hooks{Preamble: n.preamble(k), OnPreamble: func(b []byte) error { return n.absorb(k, b) }},
+	}, machine{applied: r.grew})
+	if err != nil {
+		return err
+	}
+	r.log = replicated{r.store}
+	r.engine, err = broker.New(broker.Config{
+		Log: r.log, Node: n.cfg.ID, Kinds: n.cfg.Kinds, Issuer: n.cfg.Issuer, URLs: n.cfg.URLs,
+		HTTP: n.cfg.HTTP, Logger: n.log, Hint: n.cfg.Hint, Signer: sign,
+	})
+	if err != nil {
+		return errors.Join(err, r.store.Close())
+	}
+	var runCtx context.Context
+	runCtx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	r.store.Lead(r.engine.Lead)
+	n.keyring, n.run, n.state, n.unsealer = k, r, running, nil
+	r.wg.Go(func() { n.followSinks(runCtx, r) })
+	r.wg.Go(func() { n.followKeyring(runCtx, r, k) })
+	if err := n.finishJoin(runCtx, r); err != nil {
+		n.log.Warn("not a voter yet; trying again", "error", err)
+	}
+	return nil
+}
+
+// grew leaves a mark that the ledger has grown.
+func (r *run) grew() {
+	select {
+	case r.grown <- struct{}{}:
+	default:
+	}
+}
+
+// preamble is what snapshots begin with: the keyring, wrapped (HAZARDS 22).
+func (n *Node) preamble(k *seal.Keyring) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		w, err := k.Rewrap()
+		if err != nil {
+			return nil, err
+		}
+		return w.Marshal()
+	}
+}
+
+// absorb learns the keys of a newer wrapped keyring and stores it.
+func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
+	w, err := seal.Parse(doc)
+	if err != nil {
+		return err
+	}
+	changed, err := k.Absorb(w)
+	if err != nil || !changed {
+		return err
+	}
+	w, err = k.Rewrap()
+	if err != nil {
+		return err
+	}
+	return w.WriteFile(n.path(keyringFile))
+}
+
+// Paths on the cluster port that are the nodes' own business.
+const (
+	pathURL     = "/cluster/url"
+	pathKeyring = "/cluster/keyring"
+)
+
+// clusterHandler serves peers: their own questions, and forwarded API calls.
+func (n *Node) clusterHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathURL, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, n.cfg.URL) })
+	mux.HandleFunc("GET "+pathKeyring, func(w http.ResponseWriter, _ *http.Request) {
+		n.mu.Lock()
+		k := n.keyring
+		n.mu.Unlock()
+		if k == nil {
+			http.Error(w, "sealed", http.StatusServiceUnavailable)
+			return
+		}
+		doc, err := n.preamble(k)()
+		if err != nil {
+			http.Error(w, "no keyring", http.StatusInternalServerError)
+			return
+		}
+		_, _ = w.Write(doc)
+	})
+	mux.Handle("/", n.forward)
+	return mux
+}
+
+// askLeader gets a small document from the leader's cluster port.
+func (r *run) askLeader(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://leader"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.store.LeaderTransport().RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("node: the leader answered %s", resp.Status)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, raftstore.MaxPreamble))
+}
+
+// keyringEvery is how often a follower looks whether the keyring was reshared.
+const keyringEvery = 15 * time.Second
+
+// followKeyring keeps a follower's keyring file as new as the leader's, so
+// that after a rekey the old shares open no node.
+func (n *Node) followKeyring(ctx context.Context, r *run, k *seal.Keyring) {
+	t := time.NewTicker(keyringEvery)
+	defer t.Stop()
+	var last []byte
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		if r.store.IsLeader() {
+			continue
+		}
+		doc, err := r.askLeader(ctx, pathKeyring)
+		if err != nil || bytes.Equal(doc, last) {
+			continue // no leader now, or nothing new
+		}
+		if err := n.absorb(k, doc); err != nil {
+			n.log.Warn("the leader's keyring cannot be taken over", "error", err)
+			continue
+		}
+		last = doc
+	}
+}
+
+// LeaderURL returns the leader's own external URL.
+func (n *Node) LeaderURL(ctx context.Context) (string, error) {
+	r, err := n.current()
+	if err != nil {
+		return "", err
+	}
+	if r.store.IsLeader() {
+		return n.cfg.URL, nil
+	}
+	b, err := r.askLeader(ctx, pathURL)
+	if err != nil {
+		return "", storeFault(err)
+	}
+	return string(b), nil
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+
+	"github.com/mayfly-broker/mayfly/broker"
+	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/seal"
+	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+// Unseal takes one share and, with the last one needed, opens the node.
+func (n *Node) Unseal(ctx context.Context, in wire.UnsealRequest) (wire.Status, error) {
+	if err := n.unseal(ctx, in); err != nil {
+		return wire.Status{}, err
+	}
+	return n.Status(), nil
+}
+
+func (n *Node) unseal(ctx context.Context, in wire.UnsealRequest) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.state == uninitialised:
+		_, err := n.running()
+		return err
+	case n.state == running:
+		return nil
+	case n.unsealer == nil:
+		return fault.New(fault.Conflict, "seal_is_local", "This node is sealed by a key file and unseals when it is restarted with it.")
+	case in.Reset:
+		n.unsealer.Reset()
+		return nil
+	}
+	k, _, err := n.unsealer.Add(secret.New(in.Share))
+	if err != nil || k == nil {
+		return err
+	}
+	n.log.Info("unsealed by shares")
+	return n.open(ctx, k, false)
+}
+
+// Seal closes the node until shares open it again.
+func (n *Node) Seal(ctx context.Context, c broker.Caller) error {
+	e, err := n.Engine()
+	if err != nil {
+		return err
+	}
+	if err := e.AuthorizeCluster(ctx, c, "seal"); err != nil {
+		return err
+	}
+	n.log.Warn("sealing", "by", c.Session.Principal)
+	return n.Close()
+}
+
+// prove checks a quorum of shares against this node's keyring.
+func (n *Node) prove(texts []string) ([]seal.Share, *seal.Wrapped, error) {
+	if err := n.throttle(); err != nil {
+		return nil, nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.wrapped == nil {
+		_, err := n.running()
+		return nil, nil, err
+	}
+	if len(texts) > 255 {
+		return nil, nil, fault.New(fault.Invalid, "too_many_shares", "At most 255 shares.")
+	}
+	var secrets []secret.Text
+	for _, t := range texts {
+		secrets = append(secrets, secret.New(t))
+	}
+	shares, err := seal.ParseShares(secrets)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := n.wrapped
+	if n.keyring != nil { // the newest document, not the one read at start
+		if fresh, err := n.keyring.Rewrap(); err == nil {
+			w = fresh
+		}
+	}
+	return shares, w, w.ProveShares(shares)
+}
+
+// Recover makes an enrolment token for an administrator who lost every key. A
+// quorum of unseal shares stands in for a session.
+func (n *Node) Recover(ctx context.Context, in wire.RecoverRequest) (wire.EnrolAnswer, error) {
+	e, err := n.Engine()
+	if err != nil {
+		return wire.EnrolAnswer{}, err
+	}
+	if err := checkAdmins([]string{in.Principal}); err != nil {
+		return wire.EnrolAnswer{}, err
+	}
+	if _, _, err := n.prove(in.Shares); err != nil {
+		return wire.EnrolAnswer{}, err
+	}
+	return e.EnrolByQuorum(ctx, in.Principal)
+}
+
+// Rekey reshares the same root key: new shares, and the old ones open nothing
+// any more, on this node at once and on the others within seconds.
+func (n *Node) Rekey(_ context.Context, in wire.RekeyRequest) ([]string, error) {
+	if _, err := n.current(); err != nil {
+		return nil, err
+	}
+	if !n.IsLeader() {
+		return nil, &fault.Error{Kind: fault.Unavailable, Code: "not_leader", Detail: "Rekey on the leader; mayfly operator status names it."}
+	}
+	shares, w, err := n.prove(in.Shares)
+	if err != nil {
+		return nil, err
+	}
+	fresh, next, err := seal.Rekey(w, shares, seal.Params{Shares: in.Count, Threshold: in.Threshold})
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.keyring == nil {
+		_, err := n.running()
+		return nil, err
+	}
+	if _, err := n.keyring.Absorb(fresh); err != nil {
+		return nil, err
+	}
+	if err := fresh.WriteFile(n.path(keyringFile)); err != nil {
+		return nil, err
+	}
+	n.wrapped = fresh
+	var out []string
+	for _, s := range next {
+		out = append(out, s.Text().Reveal())
+	}
+	n.log.Warn("the root key was reshared", "shares", in.Count, "threshold", in.Threshold)
+	return out, nil
+}

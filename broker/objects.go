@@ -1,0 +1,544 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/identity"
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/broker/policy"
+	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+// canonicalKind accepts "role", "Role", "roles" for Role.
+func canonicalKind(kind string) (string, error) {
+	for _, k := range ledger.Kinds {
+		if l := strings.ToLower(k); strings.ToLower(kind) == l || strings.ToLower(kind) == l+"s" || k == ledger.KindPolicy && strings.EqualFold(kind, "policies") {
+			return k, nil
+		}
+	}
+	return "", fault.New(fault.Invalid, "unknown_kind", "%q is not a kind. Kinds are: %s.", kind, strings.Join(ledger.Kinds, ", "))
+}
+
+func wireObject(o ledger.Object) wire.Object {
+	return wire.Object{Kind: o.Kind, Name: o.Name, Version: o.Version, Spec: o.Spec, ChangedAt: atOrNil(o.ChangedMS), ChangedBy: o.ChangedBy, Sealed: o.Secrets}
+}
+
+// Objects lists the objects of a kind that policy lets the caller read. What
+// the caller may not read is left out, not denied.
+func (e *Engine) Objects(_ context.Context, c Caller, kind string) ([]wire.Object, error) {
+	kind, err := canonicalKind(kind)
+	if err != nil {
+		return nil, err
+	}
+	out := []wire.Object{}
+	err = e.view(func(q ledger.Query) error {
+		for _, o := range q.Objects(kind) {
+			if e.mayRead(q, c, resourceOf(q, o.Kind, o.Name)) {
+				out = append(out, wireObject(o))
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Object returns one object.
+func (e *Engine) Object(ctx context.Context, c Caller, kind, name string) (wire.Object, error) {
+	kind, err := canonicalKind(kind)
+	if err != nil {
+		return wire.Object{}, err
+	}
+	var ask question
+	if err := e.view(func(q ledger.Query) error {
+		ask = question{action: policy.ActionRead, resource: resourceOf(q, kind, name)}
+		return nil
+	}); err != nil {
+		return wire.Object{}, err
+	}
+	if _, err := e.allow(ctx, c, ask); err != nil {
+		return wire.Object{}, err
+	}
+	var out wire.Object
+	err = e.view(func(q ledger.Query) error {
+		o, ok := q.Object(kind, name)
+		if !ok {
+			return fault.New(fault.NotFound, "not_found", "%s %s does not exist. List them with: mayfly get %s", kind, name, strings.ToLower(kind))
+		}
+		out = wireObject(o)
+		return nil
+	})
+	return out, err
+}
+
+// change is one object to be written or deleted, with what is there now.
+type change struct {
+	ledger.ObjectChange
+	before  ledger.Object
+	exists  bool
+	secrets []ledger.Secret
+}
+
+func (x change) action() string {
+	switch {
+	case x.Delete:
+		return "delete"
+	case !x.exists:
+		return "create"
+	case len(x.secrets) == 0 && sameJSON(x.before.Spec, x.Spec):
+		return "unchanged"
+	default:
+		return "update"
+	}
+}
+
+// Apply writes and deletes objects, all or none. With DryRun it says what it
+// would do, after every check.
+func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wire.ApplyAnswer, error) {
+	answer := wire.ApplyAnswer{Changes: []wire.Change{}, DryRun: in.DryRun}
+	var plan []change
+	var rulings []ruling
+	var denied *ruling
+	err := e.view(func(q ledger.Query) (err error) {
+		if plan, err = e.changes(q, in); err != nil {
+			return err
+		}
+		for _, x := range plan {
+			if x.action() == "unchanged" {
+				continue
+			}
+			r, err := e.decide(q, c, question{action: policy.ActionAdminister, resource: administered(q, x)})
+			if err != nil {
+				return err
+			}
+			if !r.Decision.Permit {
+				denied = &r
+				return nil
+			}
+			rulings = append(rulings, r)
+		}
+		return e.checkDoor(q, c, plan)
+	})
+	if err != nil {
+		return answer, err
+	}
+	if denied != nil {
+		return answer, e.deny(ctx, c, *denied)
+	}
+	for _, x := range plan {
+		answer.Changes = append(answer.Changes, wire.Change{Kind: x.Kind, Name: x.Name, Action: x.action(), Before: x.before.Spec, After: x.Spec})
+	}
+	if in.DryRun || len(rulings) == 0 {
+		return answer, nil
+	}
+	res, err := e.commitChanges(ctx, c, plan, rulings)
+	if err != nil {
+		return answer, err
+	}
+	for i := range answer.Changes {
+		if a := answer.Changes[i].Action; a == "create" || a == "update" {
+			answer.Changes[i].Version = res.Seq
+		}
+	}
+	return answer, nil
+}
+
+// administered describes what is written to policy; a new object is described
+// by its own document.
+func administered(q ledger.Query, x change) policy.Resource {
+	return resourceOf(q, x.Kind, x.Name)
+}
+
+func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rulings []ruling) (ledger.Result, error) {
+	var cmd ledger.ChangeObjects
+	var secrets []ledger.Secret
+	for _, x := range plan {
+		if x.action() != "unchanged" {
+			cmd.Changes = append(cmd.Changes, x.ObjectChange)
+			secrets = append(secrets, x.secrets...)
+		}
+	}
+	h := e.header(c)
+	h.DecisionID = rulings[0].ID
+	h.Decision = rulings[0].encode()
+	if len(rulings) > 1 {
+		h.Decision = rawMessage(map[string]any{"decision": rulings[0].Decision, "request": rulings[0].Request, "further": rulings[1:]})
+	}
+	return e.commit(ctx, h, &cmd, secrets...)
+}
+
+// changes reads what is there and lines up what is asked for.
+func (e *Engine) changes(q ledger.Query, in wire.ApplyRequest) ([]change, error) {
+	var out []change
+	seen := map[wire.Ref]bool{}
+	add := func(kind, name string, fill func(*change) error) error {
+		kind, err := canonicalKind(kind)
+		if err != nil {
+			return err
+		}
+		if ref := (wire.Ref{Kind: kind, Name: name}); seen[ref] {
+			return fault.New(fault.Invalid, "object_twice", "%s %s stands twice in the request.", kind, name)
+		} else {
+			seen[ref] = true
+		}
+		x := change{ObjectChange: ledger.ObjectChange{Kind: kind, Name: name}}
+		x.before, x.exists = q.Object(kind, name)
+		x.Version = x.before.Version
+		if err := fill(&x); err != nil {
+			return err
+		}
+		out = append(out, x)
+		return nil
+	}
+	for _, o := range in.Objects {
+		if err := add(o.Kind, o.Name, func(x *change) error { return e.fillSpec(x, o) }); err != nil {
+			return nil, err
+		}
+	}
+	doomed := slices.Clone(in.Delete)
+	if in.Prune {
+		doomed = append(doomed, unnamed(q, out, seen)...)
+	}
+	for _, r := range doomed {
+		if err := add(r.Kind, r.Name, func(x *change) error { x.Delete = true; return nil }); err != nil {
+			return nil, err
+		}
+	}
+	if len(out) > ledger.MaxObjectsPut {
+		return nil, fault.New(fault.Invalid, "too_many_objects", "%d objects in one apply; at most %d are allowed. Split it.", len(out), ledger.MaxObjectsPut)
+	}
+	order := func(k string) int { return slices.Index(ledger.Kinds, k) }
+	sort.SliceStable(out, func(i, j int) bool { return order(out[i].Kind) < order(out[j].Kind) })
+	return out, nil
+}
+
+// unnamed returns the objects that prune would delete.
+func unnamed(q ledger.Query, named []change, seen map[wire.Ref]bool) []wire.Ref {
+	var out []wire.Ref
+	done := map[string]bool{}
+	for _, x := range named {
+		if done[x.Kind] {
+			continue
+		}
+		done[x.Kind] = true
+		for _, o := range q.Objects(x.Kind) {
+			if ref := (wire.Ref{Kind: o.Kind, Name: o.Name}); !seen[ref] {
+				out = append(out, ref)
+			}
+		}
+	}
+	return out
+}
+
+// fillSpec takes over a document's spec, in canonical form, and its secrets.
+func (e *Engine) fillSpec(x *change, o wire.Object) error {
+	x.Spec = o.Spec
+	if len(x.Spec) == 0 {
+		x.Spec = json.RawMessage(`{}`)
+	}
+	if x.Kind == ledger.KindRole {
+		var r ledger.RoleSpec
+		if err := json.Unmarshal(x.Spec, &r); err == nil {
+			if n, err := r.Scope.Normalise(); err == nil {
+				var all map[string]json.RawMessage
+				if json.Unmarshal(x.Spec, &all) == nil {
+					all["scope"] = rawMessage(n)
+					x.Spec = rawMessage(all)
+				}
+			}
+		}
+	}
+	fields := map[string]secret.Text{}
+	for name, v := range o.Secrets {
+		fields[name] = secret.New(v)
+	}
+	if err := e.makeSecrets(x, fields); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(mapKeys(fields)) {
+		salt := make([]byte, 16)
+		_, _ = rand.Read(salt) // never fails
+		full := x.Kind + "/" + x.Name + "/" + name
+		x.secrets = append(x.secrets, ledger.Secret{Name: full, Salt: salt, Value: []byte(fields[name].Reveal())})
+		x.Secrets = append(x.Secrets, full)
+	}
+	return nil
+}
+
+func mapKeys[V any](m map[string]V) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// makeSecrets has a new target's kind make what only the broker shall know.
+func (e *Engine) makeSecrets(x *change, fields map[string]secret.Text) error {
+	if x.Kind != ledger.KindTarget || x.exists {
+		return nil
+	}
+	spec, rest, err := ledger.SplitTarget(x.Spec)
+	if err != nil {
+		return fault.New(fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
+	}
+	maker, ok := e.kinds[spec.Type].(issuers.SecretMaker)
+	if !ok {
+		return nil
+	}
+	made, err := maker.MakeSecrets(rest)
+	if err != nil {
+		return fault.New(fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
+	}
+	for k, v := range made {
+		if _, given := fields[k]; !given {
+			fields[k] = v
+		}
+	}
+	return nil
+}
+
+// checkDoor validates what Apply leaves to this build: kinds' own keys, scopes,
+// Cedar, auth methods; and that somebody can still administer.
+func (e *Engine) checkDoor(q ledger.Query, c Caller, plan []change) error {
+	touchesPower := false
+	for _, x := range plan {
+		switch x.Kind {
+		case ledger.KindPolicy, ledger.KindGroup, ledger.KindPrincipal:
+			touchesPower = true
+		}
+		if x.Delete {
+			continue
+		}
+		if err := e.checkObject(q, plan, x); err != nil {
+			var fe *fault.Error
+			if errors.As(err, &fe) {
+				return fe
+			}
+			return fault.New(fault.Invalid, "invalid_spec", "%s %s: %v", x.Kind, x.Name, err)
+		}
+	}
+	if touchesPower {
+		return e.checkPower(q, c, plan)
+	}
+	return nil
+}
+
+func (e *Engine) checkObject(q ledger.Query, plan []change, x change) error {
+	switch x.Kind {
+	case ledger.KindAuthMethod:
+		if x.Name == methodKey || x.Name == methodEnroll {
+			return fault.New(fault.Invalid, "name_reserved", "The auth method %s is built in; choose another name.", x.Name)
+		}
+		_, err := identity.ParseMethod(x.Name, x.Spec)
+		return err
+	case ledger.KindTarget:
+		spec, rest, err := ledger.SplitTarget(x.Spec)
+		if err != nil {
+			return err
+		}
+		kind, err := e.kind(spec.Type)
+		if err != nil {
+			return err
+		}
+		return kind.CheckSpec(rest)
+	case ledger.KindRole:
+		return e.checkRoleObject(q, plan, x)
+	}
+	return nil
+}
+
+func (e *Engine) kind(name string) (issuers.Kind, error) {
+	if k, ok := e.kinds[name]; ok {
+		return k, nil
+	}
+	return nil, fault.New(fault.Invalid, "unknown_target_type", "There is no kind of target %q. Kinds are: %s.", name, strings.Join(slices.Sorted(mapKeys(e.kinds)), ", "))
+}
+
+func (e *Engine) checkRoleObject(q ledger.Query, plan []change, x change) error {
+	var r ledger.RoleSpec
+	if err := json.Unmarshal(x.Spec, &r); err != nil {
+		return err
+	}
+	target := ledger.RoleTarget(x.Name)
+	o, ok := q.Object(ledger.KindTarget, target)
+	raw := o.Spec
+	if i := slices.IndexFunc(plan, func(y change) bool { return y.Kind == ledger.KindTarget && y.Name == target && !y.Delete }); i >= 0 {
+		raw, ok = plan[i].Spec, true
+	}
+	if !ok {
+		return fault.New(fault.NotFound, "target_not_found", "Role %s belongs to target %s, which does not exist.", x.Name, target)
+	}
+	spec, rest, err := ledger.SplitTarget(raw)
+	if err != nil {
+		return err
+	}
+	kind, err := e.kind(spec.Type)
+	if err != nil {
+		return err
+	}
+	n, err := r.Scope.Normalise()
+	if err != nil {
+		return err
+	}
+	return kind.CheckScope(rest, n)
+}
+
+// checkPower compiles the policies as they would be, and refuses a change after
+// which no human could administer policies.
+func (e *Engine) checkPower(q ledger.Query, c Caller, plan []change) error {
+	after := func(kind string) []ledger.Object {
+		objs := q.Objects(kind)
+		for _, x := range plan {
+			if x.Kind != kind {
+				continue
+			}
+			objs = slices.DeleteFunc(objs, func(o ledger.Object) bool { return o.Name == x.Name })
+			if !x.Delete {
+				objs = append(objs, ledger.Object{Kind: x.Kind, Name: x.Name, Spec: x.Spec})
+			}
+		}
+		return objs
+	}
+	set, err := policy.Compile(policySources(after(ledger.KindPolicy)))
+	if err != nil {
+		var problems policy.Problems
+		if errors.As(err, &problems) {
+			var lines []string
+			for _, p := range problems {
+				lines = append(lines, p.String())
+			}
+			return fault.New(fault.Invalid, "invalid_policy", "%s", strings.Join(lines, "\n"))
+		}
+		return fault.Wrap(err, fault.Invalid, "invalid_policy", "%v", err)
+	}
+	g := &ground{set: set, groups: after(ledger.KindGroup), zones: zoneNets(q.Objects(ledger.KindZone))}
+	for _, o := range after(ledger.KindPrincipal) {
+		if strings.HasPrefix(o.Name, "human:") && e.administers(q, c, g, o.Name) {
+			return nil
+		}
+	}
+	return fault.New(fault.Conflict, ledger.CodeLastAdmin, "After this change no human could administer policies any more. Keep a policy that permits action administer on Policy to somebody.")
+}
+
+func (e *Engine) administers(q ledger.Query, c Caller, g *ground, name string) bool {
+	req := policy.Request{Action: policy.ActionAdminister, Resource: policy.Resource{Kind: ledger.KindPolicy, Name: "any"}}
+	req.Principal = e.principal(q, g, name, "")
+	c.Session.Principal = name
+	e.fillContext(g, c, &req.Context)
+	return g.set.Decide(req).Permit
+}
+
+// CheckTarget examines a target's connection and the rights of its admin
+// account.
+func (e *Engine) CheckTarget(ctx context.Context, c Caller, name string) (wire.TargetReport, error) {
+	if _, err := e.allow(ctx, c, question{action: policy.ActionRead, resource: policy.Resource{Kind: ledger.KindTarget, Name: name}}); err != nil {
+		return wire.TargetReport{}, err
+	}
+	var t *target
+	if err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
+		return wire.TargetReport{}, err
+	}
+	defer e.targets.release(t)
+	return checkIssuer(ctx, name, t.issuer)
+}
+
+func checkIssuer(ctx context.Context, name string, iss issuers.Issuer) (wire.TargetReport, error) {
+	rep := wire.TargetReport{Target: name, OK: true, Findings: []wire.Finding{}}
+	ck, ok := iss.(issuers.Checker)
+	if !ok {
+		rep.Findings = append(rep.Findings, wire.Finding{Name: "local", OK: true, Detail: "The broker itself is the issuer; there is nothing to connect to."})
+		return rep, nil
+	}
+	found, err := ck.Check(ctx)
+	if err != nil {
+		rep.OK = false
+		rep.Findings = append(rep.Findings, wire.Finding{Name: "connect", Detail: err.Error()})
+		return rep, nil
+	}
+	for _, f := range found {
+		rep.Findings = append(rep.Findings, wire.Finding(f))
+		rep.OK = rep.OK && (f.OK || f.Warning)
+	}
+	return rep, nil
+}
+
+// PreviewTarget checks a target that is not written yet and proposes roles and
+// a permit for it.
+func (e *Engine) PreviewTarget(ctx context.Context, c Caller, in wire.TargetPreview) (wire.TargetReport, error) {
+	if _, err := e.allow(ctx, c, question{action: policy.ActionAdminister, resource: policy.Resource{Kind: ledger.KindTarget, Name: in.Name}}); err != nil {
+		return wire.TargetReport{}, err
+	}
+	spec, rest, err := ledger.SplitTarget(in.Spec)
+	if err != nil {
+		return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "%v", err)
+	}
+	kind, err := e.kind(spec.Type)
+	if err != nil {
+		return wire.TargetReport{}, err
+	}
+	if err := kind.CheckSpec(rest); err != nil {
+		return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
+	}
+	secrets := map[string]secret.Text{}
+	for k, v := range in.Secrets {
+		secrets[k] = secret.New(v)
+	}
+	if m, ok := kind.(issuers.SecretMaker); ok {
+		made, err := m.MakeSecrets(rest)
+		if err != nil {
+			return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
+		}
+		for k, v := range made {
+			secrets[k] = v
+		}
+	}
+	t, err := e.openTarget(ledger.Object{Name: in.Name, Spec: in.Spec}, secrets, e.cfg.Log.Term())
+	if err != nil {
+		return wire.TargetReport{}, err
+	}
+	defer t.close()
+	rep, err := checkIssuer(ctx, in.Name, t.issuer)
+	if err != nil {
+		return rep, err
+	}
+	return rep, proposeRoles(&rep, kind, in.Name, rest)
+}
+
+// proposeRoles adds working roles and the permit to paste.
+func proposeRoles(rep *wire.TargetReport, kind issuers.Kind, name string, rest json.RawMessage) error {
+	rw, ok := kind.(issuers.RoleWriter)
+	if !ok {
+		return nil
+	}
+	templates, err := rw.Roles(rest)
+	if err != nil {
+		return fault.Wrap(err, fault.Invalid, "invalid_spec", "%v", err)
+	}
+	for _, tpl := range templates {
+		spec := ledger.RoleSpec{Scope: tpl.Scope, TTL: ledger.RoleTTL{Default: ledger.Duration(tpl.DefaultTTL), Max: ledger.Duration(tpl.MaxTTL)}}
+		rep.Roles = append(rep.Roles, wire.Object{Kind: ledger.KindRole, Name: name + "/" + tpl.Suffix, Spec: rawMessage(spec)})
+	}
+	if len(rep.Roles) > 0 {
+		rep.Permit = permitFor(rep.Roles[0].Name)
+	}
+	return nil
+}
+
+func permitFor(role string) string {
+	id := strings.NewReplacer("/", "-", ":", "-").Replace(role)
+	return `@id("` + id + `")
+permit (principal in Group::"developers", action in [Action::"request", Action::"renew"], resource)
+when { resource == Role::"` + role + `" && context.session.bound };
+`
+}

@@ -1,0 +1,251 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/issuers"
+)
+
+// withdrawBatch is how many leases one round trip to a target ends.
+const withdrawBatch = 256
+
+// withdrawer withdraws ended leases, each target in a lane of its own: a dead
+// target delays its own leases only (law 8), and mints never stand in the way
+// (HAZARDS 17). It lives as long as one leadership.
+type withdrawer struct {
+	e     *Engine
+	wg    sync.WaitGroup
+	mu    sync.Mutex
+	lanes map[string]*lane
+}
+
+// lane is one target's withdrawal state.
+type lane struct {
+	running bool
+	until   time.Time // not before, after a failure of the whole target
+	backoff *backoff.ExponentialBackOff
+	// parked holds leases that failed alone, with their next try.
+	parked map[string]*parked
+}
+
+type parked struct {
+	until   time.Time
+	tries   int
+	problem string
+}
+
+func newWithdrawer(e *Engine) *withdrawer {
+	return &withdrawer{e: e, lanes: map[string]*lane{}}
+}
+
+func newLane() *lane {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 200*time.Millisecond, 30*time.Second
+	return &lane{backoff: b, parked: map[string]*parked{}}
+}
+
+func (w *withdrawer) wait() { w.wg.Wait() }
+
+// start gives each target with due withdrawals a worker, unless it has one or
+// is backing off.
+func (w *withdrawer) start(ctx context.Context) {
+	due := map[string]bool{}
+	now := w.e.now()
+	err := w.e.view(func(q ledger.Query) error {
+		q.Endings("", func(x ledger.Ending) bool {
+			if x.NotBeforeMS <= now.UnixMilli() {
+				due[x.Target] = true
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		w.e.log.Error("cannot read what is ending", "error", err)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name := range due {
+		l := w.lanes[name]
+		if l == nil {
+			l = newLane()
+			w.lanes[name] = l
+		}
+		if l.running || now.Before(l.until) {
+			continue
+		}
+		l.running = true
+		w.wg.Go(func() { w.run(ctx, name, l) })
+	}
+}
+
+// run withdraws batch after batch until the target has nothing due or fails.
+func (w *withdrawer) run(ctx context.Context, name string, l *lane) {
+	defer func() {
+		w.mu.Lock()
+		l.running = false
+		w.mu.Unlock()
+	}()
+	for ctx.Err() == nil {
+		batch, err := w.batch(name, l)
+		if err != nil || len(batch) == 0 {
+			if err != nil {
+				w.e.log.Error("cannot read what is ending", "target", name, "error", err)
+			}
+			return
+		}
+		failed, err := w.e.withdraw(ctx, name, batch)
+		if err != nil {
+			pause := l.backoff.NextBackOff()
+			w.mu.Lock()
+			l.until = w.e.now().Add(pause)
+			w.mu.Unlock()
+			w.e.log.Warn("target cannot be reached to withdraw; trying again", "target", name, "waiting", len(batch), "pause", pause, "error", err)
+			return
+		}
+		l.backoff.Reset()
+		w.park(ctx, l, failed)
+	}
+}
+
+// batch returns the leases on a target that are to be withdrawn now.
+func (w *withdrawer) batch(name string, l *lane) ([]ledger.Lease, error) {
+	var out []ledger.Lease
+	now := w.e.now()
+	err := w.e.view(func(q ledger.Query) error {
+		q.Endings(name, func(x ledger.Ending) bool {
+			if p := l.parked[x.LeaseID]; x.NotBeforeMS > now.UnixMilli() || p != nil && now.Before(p.until) {
+				return true
+			}
+			if lease, ok := q.Lease(x.LeaseID); ok {
+				out = append(out, lease)
+			}
+			return len(out) < withdrawBatch
+		})
+		return nil
+	})
+	return out, err
+}
+
+// park remembers leases that failed alone, and records a problem that a person
+// must see once it is clear that time alone does not help.
+func (w *withdrawer) park(ctx context.Context, l *lane, failed map[string]error) {
+	var items []ledger.Withdrawal
+	for id, err := range failed {
+		p := l.parked[id]
+		if p == nil {
+			p = &parked{}
+			l.parked[id] = p
+		}
+		p.tries++
+		p.until = w.e.now().Add(min(time.Duration(p.tries)*time.Second, time.Minute))
+		problem := err.Error()
+		if (issuers.KindOf(err) == issuers.Poison || p.tries >= 5) && p.problem != problem {
+			p.problem = problem
+			items = append(items, ledger.Withdrawal{LeaseID: id, LookedMS: w.e.now().UnixMilli(), Problem: problem})
+		}
+	}
+	if len(l.parked) > 4*withdrawBatch { // what ended since needs no memory
+		clear(l.parked)
+	}
+	for len(items) > 0 {
+		n := min(len(items), ledger.MaxEndBatch)
+		if _, err := w.e.commit(ctx, w.e.header(Caller{}), &ledger.RecordWithdrawals{Items: items[:n]}); err != nil {
+			w.e.log.Warn("problem not recorded; trying again", "error", err)
+			return
+		}
+		items = items[n:]
+	}
+}
+
+// withdraw ends a batch of leases on their target and records the receipts.
+// failed holds those that failed alone; the error is for the whole target.
+func (e *Engine) withdraw(ctx context.Context, name string, batch []ledger.Lease) (failed map[string]error, err error) {
+	var t *target
+	roles := map[string]ledger.RoleSpec{}
+	err = e.view(func(q ledger.Query) (err error) {
+		for _, l := range batch {
+			var r ledger.RoleSpec
+			q.Spec(ledger.KindRole, l.Grant.Role, &r) // a deleted role has the defaults
+			roles[l.Grant.Role] = r
+		}
+		t, err = e.targets.acquire(q, name)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer e.targets.release(t)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := t.fence(ctx); err != nil {
+		return nil, err
+	}
+	looked := e.now().UnixMilli()
+	leases := make([]issuers.Lease, len(batch))
+	for i, l := range batch {
+		leases[i] = issuerLease(l, roles[l.Grant.Role])
+	}
+	outcomes := t.issuer.Withdraw(ctx, leases)
+	failed = map[string]error{}
+	var items []ledger.Withdrawal
+	var unreachable error
+	for i, o := range outcomes {
+		switch {
+		case o.Err == nil:
+			items = append(items, ledger.Withdrawal{LeaseID: batch[i].ID, LookedMS: looked, Receipt: receiptJSON(o.Receipt)})
+		case issuers.KindOf(o.Err) == issuers.Unreachable:
+			unreachable = o.Err
+		default:
+			failed[batch[i].ID] = o.Err
+		}
+	}
+	if len(items) > 0 {
+		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.RecordWithdrawals{Items: items}); err != nil {
+			return failed, err
+		}
+		e.changed.tell()
+	}
+	return failed, unreachable
+}
+
+// tidy sweeps what targets pool between leases, one after the other.
+func (w *withdrawer) tidy(ctx context.Context) {
+	var names []string
+	err := w.e.view(func(q ledger.Query) error {
+		for _, o := range q.Objects(ledger.KindTarget) {
+			names = append(names, o.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return
+	}
+	w.wg.Go(func() {
+		for _, name := range names {
+			w.e.tidyTarget(ctx, name)
+		}
+	})
+}
+
+func (e *Engine) tidyTarget(ctx context.Context, name string) {
+	var t *target
+	err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err })
+	if err != nil {
+		return
+	}
+	defer e.targets.release(t)
+	if s, ok := t.issuer.(issuers.Sweeper); ok {
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := s.Sweep(ctx); err != nil {
+			e.log.Warn("target not tidied; trying again later", "target", name, "error", err)
+		}
+	}
+}

@@ -39,8 +39,7 @@ func TestLaggingFollowerInstallsASnapshot(t *testing.T) {
 		t.Fatalf("k39 has %d bytes", len(got))
 	}
 	if behind.machine.applied() >= 40 {
-		first, _ := c.leader().parts.log.FirstIndex()
-		t.Fatalf("the follower replayed the log instead: %d commands; the leader's log begins at %d: %+v", behind.machine.applied(), first, c.leader().Stats())
+		t.Fatal("the follower replayed the log instead")
 	}
 	if string(preamble) != "wrapped keyring" { // HAZARDS 22: keys come before what they open
 		t.Fatalf("preamble %q", preamble)

@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -46,7 +48,7 @@ func runChild() {
 	s, err := Open(Config{
 		NodeID: "n1", Dir: os.Getenv(childEnv), Listen: "127.0.0.1:0", Bootstrap: true,
 		CA: Authority{cert, key}, Sealer: newTestSealer(&testing.B{}, 1), Logger: slog.New(slog.DiscardHandler),
-		Disk: Disk{Reserve: 1 << 20},
+		FreeReserve: 1 << 20,
 	}, &testMachine{})
 	if err != nil {
 		fail(err)
@@ -56,6 +58,11 @@ func runChild() {
 	}
 	fmt.Println("open")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if in.Text() == "limit" { // files cannot grow beyond 256 KiB any more: EFBIG, a real write error
+			signal.Ignore(syscall.SIGXFSZ)
+			fmt.Println(syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 256 << 10, Max: 256 << 10}))
+			continue
+		}
 		result, err := s.Propose(context.Background(), Proposal{Command: []byte(in.Text())})
 		fmt.Println(result, err)
 	}

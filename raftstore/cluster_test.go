@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -253,7 +254,7 @@ func TestDiskLow(t *testing.T) {
 		"below floor":   {1 << 62, 1 << 61, ErrDiskLow, ErrDiskLow},
 	} {
 		t.Run("Hazard17 "+name, func(t *testing.T) {
-			c := newCluster(t, 1, func(cfg *Config) { cfg.Disk.Reserve, cfg.Disk.Floor = tc.reserve, tc.floor })
+			c := newCluster(t, 1, func(cfg *Config) { cfg.FreeReserve, cfg.FreeFloor = tc.reserve, tc.floor })
 			for urgent, want := range map[bool]error{false: tc.ordinary, true: tc.urgent} {
 				_, err := c.nodes[0].Propose(testCtx(t), Proposal{Command: []byte("set a 1"), Urgent: urgent})
 				if !errors.Is(err, want) {
@@ -268,7 +269,7 @@ func TestDiskLow(t *testing.T) {
 func TestHazard17LeaderHeedsTheFollowersDisks(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) {
 		if cfg.NodeID != "n1" {
-			cfg.Disk.Reserve, cfg.Disk.Floor = 1<<62, 1
+			cfg.FreeReserve, cfg.FreeFloor = 1<<62, 1
 		}
 	})
 	n := c.nodes[0]
@@ -322,5 +323,27 @@ func TestFailover(t *testing.T) {
 		if d > 5*time.Second {
 			t.Fatalf("failover took %v", d)
 		}
+	}
+}
+
+// HAZARDS 2: whoever compares replicas hears every follower's digest on the leader.
+func TestHazard2DigestsReachTheLeader(t *testing.T) {
+	var mu sync.Mutex
+	heard := map[string]string{}
+	c := newCluster(t, 3, func(cfg *Config) {
+		id := cfg.NodeID
+		cfg.Hooks.Digest = func() []byte { return []byte("root of " + id) }
+		cfg.Hooks.OnDigest = func(from string, digest []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			heard[from] = string(digest)
+		}
+	})
+	for _, f := range c.followers() {
+		eventually(t, "the digest of "+f.cfg.NodeID, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return heard[f.cfg.NodeID] == "root of "+f.cfg.NodeID
+		})
 	}
 }

@@ -11,10 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // A child process runs one node, so that it can really be killed. It is this
@@ -54,7 +54,7 @@ func runChild() {
 		fail(err)
 	}
 	for !s.IsLeader() { // the parent's line waits; it has a deadline
-		runtime.Gosched()
+		<-time.After(2 * time.Millisecond)
 	}
 	fmt.Println("open")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {

@@ -48,7 +48,7 @@ func runChild() {
 	s, err := Open(Config{
 		NodeID: "n1", Dir: os.Getenv(childEnv), Listen: "127.0.0.1:0", Bootstrap: true,
 		CA: Authority{cert, key}, Sealer: newTestSealer(&testing.B{}, 1), Logger: slog.New(slog.DiscardHandler),
-		FreeReserve: 1 << 20,
+		Disk: Disk{Reserve: 1 << 20},
 	}, &testMachine{})
 	if err != nil {
 		fail(err)

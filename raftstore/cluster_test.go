@@ -254,7 +254,7 @@ func TestDiskLow(t *testing.T) {
 		"below floor":   {1 << 62, 1 << 61, ErrDiskLow, ErrDiskLow},
 	} {
 		t.Run("Hazard17 "+name, func(t *testing.T) {
-			c := newCluster(t, 1, func(cfg *Config) { cfg.FreeReserve, cfg.FreeFloor = tc.reserve, tc.floor })
+			c := newCluster(t, 1, func(cfg *Config) { cfg.Disk.Reserve, cfg.Disk.Floor = tc.reserve, tc.floor })
 			for urgent, want := range map[bool]error{false: tc.ordinary, true: tc.urgent} {
 				_, err := c.nodes[0].Propose(testCtx(t), Proposal{Command: []byte("set a 1"), Urgent: urgent})
 				if !errors.Is(err, want) {
@@ -269,7 +269,7 @@ func TestDiskLow(t *testing.T) {
 func TestHazard17LeaderHeedsTheFollowersDisks(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) {
 		if cfg.NodeID != "n1" {
-			cfg.FreeReserve, cfg.FreeFloor = 1<<62, 1
+			cfg.Disk.Reserve, cfg.Disk.Floor = 1<<62, 1
 		}
 	})
 	n := c.nodes[0]

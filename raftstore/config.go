@@ -98,12 +98,7 @@ type Config struct {
 	OnVoter func(ctx context.Context, nodeID, addr string) error
 	Hooks   Hooks
 	Timing  Timing
-	// FreeReserve is the free space under Dir, in bytes, below which ordinary
-	// commands are refused with [ErrDiskLow]; 0 means 1 GiB.
-	FreeReserve uint64
-	// FreeFloor is the free space, in bytes, below which urgent ones are too; 0
-	// means a quarter of FreeReserve.
-	FreeFloor uint64
+	Disk    Disk
 	// Clock is the wall clock compared with the other voters'; nil means [time.Now].
 	Clock func() time.Time
 }
@@ -123,6 +118,18 @@ type Hooks struct {
 	OnDigest func(nodeID string, digest []byte)
 }
 
+// Disk says how much free space under Dir is kept back.
+type Disk struct {
+	// Reserve is the free space, in bytes, below which ordinary commands are
+	// refused with [ErrDiskLow]; 0 means 1 GiB.
+	Reserve uint64
+	// Floor is the free space, in bytes, below which urgent ones are too; 0
+	// means a quarter of Reserve.
+	Floor uint64
+	// Poll is how often free space is looked at; 0 means 1 s.
+	Poll time.Duration
+}
+
 // Timing tunes the store. Zero values mean the defaults in the comments.
 type Timing struct {
 	Heartbeat   time.Duration // silence after which a follower stands for election: 300 ms
@@ -133,7 +140,6 @@ type Timing struct {
 	FreshFor    time.Duration // age of the applied beacon that Fresh accepts: 500 ms
 	MaxSkew     time.Duration // off the voters' median clock before a leader gives up: 2 s
 	StateSync   time.Duration // between background fsyncs of the state file: 10 s
-	DiskPoll    time.Duration // between looks at the free space: 1 s
 
 	SnapshotInterval  time.Duration // how often to see whether a snapshot is due: 30 s
 	SnapshotThreshold uint64        // entries since the last one that make it due: 65,536
@@ -170,8 +176,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	orDefault(&cfg.FreeReserve, 1<<30)
-	orDefault(&cfg.FreeFloor, cfg.FreeReserve/4)
+	orDefault(&cfg.Disk.Reserve, 1<<30)
+	orDefault(&cfg.Disk.Floor, cfg.Disk.Reserve/4)
+	orDefault(&cfg.Disk.Poll, time.Second)
 	t := &cfg.Timing
 	orDefault(&t.Heartbeat, 300*time.Millisecond)
 	orDefault(&t.Election, 300*time.Millisecond)
@@ -181,7 +188,6 @@ func (cfg Config) withDefaults() (Config, error) {
 	orDefault(&t.FreshFor, 500*time.Millisecond)
 	orDefault(&t.MaxSkew, 2*time.Second)
 	orDefault(&t.StateSync, 10*time.Second)
-	orDefault(&t.DiskPoll, time.Second)
 	orDefault(&t.SnapshotInterval, 30*time.Second)
 	orDefault(&t.SnapshotThreshold, 65536)
 	orDefault(&t.TrailingLogs, 16384)

@@ -12,13 +12,13 @@ import (
 // disk watches the free space under the data directory, so that commands which
 // end things always fit: ordinary ones stop at the reserve, urgent ones at the floor.
 type disk struct {
-	dir            string
-	reserve, floor uint64        // bytes
-	free           atomic.Uint64 // bytes
+	dir    string
+	limits Disk
+	free   atomic.Uint64 // bytes
 }
 
-func newDisk(dir string, reserve, floor uint64) (*disk, error) {
-	d := &disk{dir: dir, reserve: reserve, floor: floor}
+func newDisk(dir string, limits Disk) (*disk, error) {
+	d := &disk{dir: dir, limits: limits}
 	return d, d.measure()
 }
 
@@ -31,8 +31,8 @@ func (d *disk) measure() error {
 	return nil
 }
 
-func (d *disk) watch(ctx context.Context, every time.Duration, log *slog.Logger) {
-	tick := time.NewTicker(every)
+func (d *disk) watch(ctx context.Context, log *slog.Logger) {
+	tick := time.NewTicker(d.limits.Poll)
 	defer tick.Stop()
 	low := false
 	for {
@@ -47,16 +47,16 @@ func (d *disk) watch(ctx context.Context, every time.Duration, log *slog.Logger)
 		}
 		if now := !d.allows(false); now != low {
 			low = now
-			log.Warn("disk space crossed the reserve", "low", low, "free_bytes", d.free.Load(), "reserve_bytes", d.reserve)
+			log.Warn("disk space crossed the reserve", "low", low, "free_bytes", d.free.Load(), "reserve_bytes", d.limits.Reserve)
 		}
 	}
 }
 
 func (d *disk) allows(urgent bool) bool {
 	if urgent {
-		return d.free.Load() >= d.floor
+		return d.free.Load() >= d.limits.Floor
 	}
-	return d.free.Load() >= d.reserve
+	return d.free.Load() >= d.limits.Reserve
 }
 
 // flags tells the leader how this node's disk is doing.

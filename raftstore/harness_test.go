@@ -202,7 +202,7 @@ func newNode(t testing.TB, c *cluster, i int) *node {
 			}
 			return []byte("wrapped keyring"), nil
 		},
-		FreeReserve: 1 << 20, Timing: Timing{DiskPoll: 20 * time.Millisecond},
+		Disk: Disk{Reserve: 1 << 20, Poll: 20 * time.Millisecond},
 	}}
 	if c.adjust != nil {
 		c.adjust(&n.cfg)

@@ -81,7 +81,7 @@ func (s *Store) open(m Machine) error {
 	if p.lock, err = lockDir(s.cfg.Dir); err != nil {
 		return err
 	}
-	if s.disk, err = newDisk(s.cfg.Dir, s.cfg.FreeReserve, s.cfg.FreeFloor); err != nil {
+	if s.disk, err = newDisk(s.cfg.Dir, s.cfg.Disk); err != nil {
 		return err
 	}
 	id, err := newIdentity(s.cfg.CA, s.cfg.NodeID)
@@ -182,7 +182,7 @@ func (s *Store) start(ctx context.Context) {
 	s.fresh = newFreshness(s)
 	s.beacons = newBeacons(s)
 	s.lead = newLeadership(s)
-	s.work.Go(func() { s.disk.watch(ctx, s.cfg.Timing.DiskPoll, s.log) })
+	s.work.Go(func() { s.disk.watch(ctx, s.log) })
 	s.work.Go(func() { s.syncState(ctx) })
 	s.work.Go(func() { s.beacons.run(ctx) })
 	s.work.Go(func() { s.lead.run(ctx) })

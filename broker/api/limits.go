@@ -17,8 +17,6 @@ const (
 	// maxIdemKey: a UUID has 36 characters.
 	maxIdemKey = 128
 	maxToken   = 256
-	// maxPage is the most records in one answer.
-	maxPage = 1000
 
 	// shownName bounds what an answer repeats of a caller's own words.
 	shownName = 64

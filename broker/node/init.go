@@ -91,6 +91,9 @@ func (n *Node) initialise(ctx context.Context, in wire.InitRequest) (wire.InitAn
 	if err := n.open(ctx, k, true); err != nil {
 		return answer, err
 	}
+	if err := n.run.awaitLeader(ctx); err != nil {
+		return answer, err
+	}
 	answer.Cluster = k.ClusterID()
 	_, verifier, err := signer(k)
 	if err != nil {

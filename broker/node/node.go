@@ -309,3 +309,30 @@ func (n *Node) Done() <-chan struct{} {
 	}
 	return nil
 }
+
+// AwaitLeader waits until the cluster has a leader and this node has applied
+// what it had committed.
+func (n *Node) AwaitLeader(ctx context.Context) error {
+	r, err := n.current()
+	if err != nil {
+		return err
+	}
+	return r.awaitLeader(ctx)
+}
+
+func (r *run) awaitLeader(ctx context.Context) error {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for {
+		if r.store.IsLeader() && r.store.Barrier(ctx) == nil || !r.store.IsLeader() && r.log.Fresh() == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.store.Done():
+			return storeFault(r.store.Err())
+		case <-t.C:
+		}
+	}
+}

@@ -126,7 +126,9 @@ func (s *Server) build() error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          s.quiet,
+		// OPTIONS * meets the same checks as everything else.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     s.quiet,
 	}
 	return nil
 }

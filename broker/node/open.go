@@ -153,6 +153,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	r.store.Lead(r.engine.Lead)
 	n.condition.keyring, n.condition.run, n.condition.state, n.condition.unsealer = k, r, running, nil
 	n.publish()
+	r.wg.Go(func() { n.watchStore(runCtx, r) })
 	r.wg.Go(func() { n.followSinks(runCtx, r) })
 	r.wg.Go(func() { n.followKeyring(runCtx, r, k) })
 	if err := n.finishJoin(runCtx, r); err != nil {

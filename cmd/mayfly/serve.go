@@ -112,8 +112,7 @@ func (s *service) run(ctx context.Context, ready func() error) error {
 		case <-ctx.Done():
 		case err = <-served:
 			served <- nil
-		case <-s.node.Done():
-			err = errors.New("the store has stopped itself; its log says why")
+		case err = <-s.node.Failed():
 		}
 	}
 	return errors.Join(err, s.stop(ctx, served))

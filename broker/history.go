@@ -126,7 +126,7 @@ func (e *Engine) AuditEntries(ctx context.Context, c Caller, from uint64, limit 
 			return page, err
 		}
 		page.Entries = append(page.Entries, wire.AuditEntry{Seq: uint64(seq), At: x.Time, Type: x.Type, Result: code,
-			Actor: x.Actor, DecisionID: x.DecisionID, Command: json.RawMessage(x.Command)})
+			Actor: x.Actor, DecisionID: x.DecisionID, Command: ledger.PublicJSON(x.Command)})
 	}
 	return page, nil
 }

@@ -135,7 +135,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 			Digest:     r.digestOnce,
 			OnDigest:   func(id string, d []byte) { n.compareOnce(r, id, d) },
 		},
-	}, machine{applied: r.grew})
+	}, machine{ledger: new(ledger.Machine), applied: r.grew})
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ help: ## list what can be made
 
 .PHONY: build
 build: ## bin/mayfly: static, reproducible from the commit
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/mayfly ./cmd/mayfly
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o bin/mayfly ./cmd/mayfly
 
 .PHONY: setup
 setup: ## install what the tests need, if it is missing (PostgreSQL)

@@ -95,7 +95,7 @@ func (q Query) KeysOf(principal string) []Key {
 	return out
 }
 
-// Enrolment returns a live enrolment token's record by its hash.
+// Enrolment returns an enrolment token's record by its hash, spent or not.
 func (q Query) Enrolment(hash string) (Enrolment, bool) {
 	var e Enrolment
 	ok := q.v.load(bucketEnrolment, []byte(hash), &e)

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -122,12 +123,7 @@ var bodies = map[string]func() Body{
 
 // Types returns the names of all command types, sorted.
 func Types() []string {
-	var out []string
-	for t := range bodies {
-		out = append(out, t)
-	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(bodies))
 }
 
 // Encode makes the bytes of a command: a version byte, the length of the public

@@ -143,7 +143,7 @@ var owns = map[string][]string{
 	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
 	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
-	"github.com/prometheus/client_golang":  {"broker/api", "cmd/mayfly"},
+	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
 	"os/exec":                              {"cmd/mayfly", "issuers/postgres/pgtest", "scripts/tally"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},

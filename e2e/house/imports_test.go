@@ -46,7 +46,7 @@ var may = map[string]struct {
 		tests:   []string{"broker/...", "client/keys", "issuers/..."}, why: "the engine turns requests into leases through interfaces alone",
 	},
 	"broker/node": {
-		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
+		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
 		tests:   []string{"broker/...", "client/...", "issuers/...", "scope"}, why: "the one place that ties engine, seal and store together",
 	},
 	"broker/api": {
@@ -143,7 +143,7 @@ var owns = map[string][]string{
 	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
 	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
-	"github.com/prometheus/client_golang":  {"broker/api", "cmd/mayfly"},
+	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
 	"os/exec":                              {"cmd/mayfly", "issuers/postgres/pgtest", "scripts/tally"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},

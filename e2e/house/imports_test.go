@@ -46,7 +46,7 @@ var may = map[string]struct {
 		tests:   []string{"broker/...", "client/keys", "issuers/..."}, why: "the engine turns requests into leases through interfaces alone",
 	},
 	"broker/node": {
-		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
+		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
 		tests:   []string{"broker/...", "client/...", "issuers/...", "scope"}, why: "the one place that ties engine, seal and store together",
 	},
 	"broker/api": {

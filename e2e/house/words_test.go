@@ -83,6 +83,25 @@ func TestNothingIsLeftForLater(t *testing.T) {
 	}
 }
 
+// A page that points nowhere is worse than none.
+func TestLinksInPagesLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
+	x := read(t)
+	for name, text := range x.texts {
+		if !strings.HasSuffix(name, ".md") {
+			continue
+		}
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(x.root, filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s points to %s, which is not there", name, m[1])
+			}
+		}
+	}
+}
+
 // The repository builds from any mirror and on any machine.
 func TestNoRegistriesAndNoMachinePaths(t *testing.T) {
 	// Written apart, so that this file does not break its own rule.

@@ -114,8 +114,11 @@ func (t *tally) add(e event) {
 	switch e.Action {
 	case "run":
 		x.verdict = e.Action
-		if i := strings.LastIndexByte(e.Test, '/'); i > 0 {
-			t.at([2]string{e.Package, e.Test[:i]}).parent = true
+		for _, name := range above(e.Test) {
+			// A name may hold slashes of its own: not all of this are tests.
+			if p := t.tests[[2]string{e.Package, name}]; p != nil {
+				p.parent = true
+			}
 		}
 	case "output":
 		x.output.WriteString(e.Output)
@@ -123,6 +126,16 @@ func (t *tally) add(e event) {
 		x.verdict = e.Action
 		t.show(e, x)
 	}
+}
+
+// above lists what stands before each slash of a test's name.
+func above(name string) (out []string) {
+	for i := range len(name) {
+		if name[i] == '/' {
+			out = append(out, name[:i])
+		}
+	}
+	return out
 }
 
 // show prints the output of what did not pass, and each package's own line.
@@ -165,8 +178,7 @@ func (t *tally) count() (passed, failed int) {
 			failed++
 		}
 		broken[[2]string{key[0], ""}] = true
-		for name := key[1]; strings.Contains(name, "/"); {
-			name = name[:strings.LastIndexByte(name, '/')]
+		for _, name := range above(key[1]) {
 			broken[[2]string{key[0], name}] = true
 		}
 	}

@@ -34,6 +34,7 @@ func TestCount(t *testing.T) {
 		{"packages are told apart", lines("run p A", "run q A", "fail p A", "pass q A", "fail p", "output q : TestMain", "fail q"), 1, 2, "TestMain", ""},
 		{"a skipped test did not prove anything", lines("run p A", "output p A: no server", "skip p A", "pass p"), 0, 1, "no server", ""},
 		{"a test that never ended failed", lines("run p A", "run p B", "pass p A", "output p : panic", "fail p"), 1, 1, "panic", ""},
+		{"a name may hold slashes of its own", lines("run p A", "run p A/x/y", "pass p A/x/y", "run p A/x/z", "fail p A/x/z", "fail p A", "fail p"), 1, 1, "", ""},
 		{"what passes is quiet", lines("run p A", "output p A: chatter", "pass p A", "output p : ok  \tp", "pass p"), 1, 0, "ok  \tp", "chatter"},
 		{"what is not JSON is shown", "go: something\n", 0, 0, "go: something", ""},
 	} {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -95,6 +96,9 @@ type run struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	grown  chan struct{} // the ledger has grown
+	// ready is set once log and engine stand; diverged once a replica's Merkle
+	// root was seen to differ.
+	ready, diverged atomic.Bool
 }
 
 // Files of the data directory.

@@ -128,7 +128,12 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 		NodeID: n.cfg.ID, Dir: n.path(raftDir), Listen: n.cfg.ClusterListen, Advertise: n.cfg.ClusterAdvertise,
 		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap,
 		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: n.cfg.Disk,
-		Hooks: raftstore.Hooks{Preamble: n.preamble(k), OnPreamble: func(b []byte) error { return n.absorb(k, b) }},
+		Hooks: raftstore.Hooks{
+			Preamble:   n.preamble(k),
+			OnPreamble: func(b []byte) error { return n.absorb(k, b) },
+			Digest:     r.digestOnce,
+			OnDigest:   func(id string, d []byte) { n.compareOnce(r, id, d) },
+		},
 	}, machine{applied: r.grew})
 	if err != nil {
 		return err
@@ -141,6 +146,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	if err != nil {
 		return errors.Join(err, r.store.Close())
 	}
+	r.ready.Store(true)
 	var runCtx context.Context
 	runCtx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	r.store.Lead(r.engine.Lead)

@@ -86,6 +86,22 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 	return a.result(argv[0]), nil
 }
 
+// commandOf returns the name of the command that argv calls, "" if none: the
+// first word that is neither a flag nor a flag's value.
+func commandOf(app *cli.App, argv []string) string {
+	for i := 1; i < len(argv); i++ {
+		word := argv[i]
+		if len(word) < 2 || word[0] != '-' {
+			return word
+		}
+		name, _, inline := strings.Cut(strings.TrimLeft(word, "-"), "=")
+		if f := find(app.Flags, name); f != nil && !inline && takesValue(f) {
+			i++
+		}
+	}
+	return ""
+}
+
 // arranging is the state of [arrange].
 type arranging struct {
 	app                         *cli.App

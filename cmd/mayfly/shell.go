@@ -54,7 +54,15 @@ func (s *shell) run(ctx context.Context, argv []string) int {
 	if err == nil {
 		return exitDone
 	}
-	return s.fail(err)
+	var child childExit
+	if errors.As(err, &child) {
+		return child.code
+	}
+	code := s.fail(err)
+	if len(argv) > 0 && commandOf(app, argv) == "exec" {
+		code += beforeChild
+	}
+	return code
 }
 
 func (s *shell) app() *cli.App {

@@ -38,6 +38,8 @@ func commands(s *shell) []*cli.Command {
 		containCommand(s),
 		releaseCommand(s),
 
+		devCommand(s),
+		serverCommand(s),
 		operatorCommand(s),
 		apiCommand(s),
 		completionCommand(s),

@@ -146,8 +146,10 @@ func (c *churn) account(t *testing.T, admin harness.CLI, pg *pgtest.Server) {
 	if len(c.received) == 0 {
 		t.Fatal("nobody received anything: the test has shown nothing")
 	}
-	harness.NothingLeft(t, pg, 60*time.Second)
 	cl := admin.Client(t, 30*time.Second)
+	harness.AllEnded(t, cl, 60*time.Second)
+	// From now on the ledger says that everything is gone: it must be so.
+	harness.NothingLeft(t, pg, 0)
 	for name := range c.received {
 		w, err := cl.Whohas(t.Context(), name)
 		switch {

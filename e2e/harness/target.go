@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mayfly-broker/mayfly/client"
 	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 )
 
@@ -50,6 +51,23 @@ func Left(ctx context.Context, pg *pgtest.Server) ([]string, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// AllEnded waits until the ledger knows of no lease that is open or ending.
+func AllEnded(t testing.TB, cl *client.Client, d time.Duration) {
+	t.Helper()
+	Within(t, d, "every lease ends", func() error {
+		for _, state := range []string{"open", "ending"} {
+			list, err := cl.Leases(t.Context(), client.Filter{State: state, Limit: 100})
+			if err != nil {
+				return err
+			}
+			if len(list) > 0 {
+				return fmt.Errorf("%d or more leases are %s, as %s of %s, expires %s: %s", len(list), state, list[0].Username, list[0].Principal, list[0].ExpiresAt, list[0].Problem)
+			}
+		}
+		return nil
+	})
 }
 
 // NothingLeft waits until nothing of ours is on the server.

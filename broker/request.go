@@ -400,7 +400,7 @@ func (e *Engine) issue(ctx context.Context, c Caller, p plan) (answer wire.Acces
 		answer, err = e.repeat(ctx, c, l)
 		return answer, false, err
 	}
-	answer, err = e.mint(ctx, p.target, p.command.Lease, p.role)
+	answer, err = e.mint(ctx, p.target, p.command.Lease, p.role, true)
 	answer.Replaced = append([]string{}, res.Also...)
 	if len(res.Also) > 0 {
 		e.wake()
@@ -424,15 +424,21 @@ func (e *Engine) slot(ctx context.Context, t *target) (func(), error) {
 }
 
 // mint makes the credential that a committed lease names. A failure ends the
-// lease: whatever the target did is withdrawn.
-func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec) (wire.AccessAnswer, error) {
+// lease: whatever the target did is withdrawn. opened says that this very call
+// opened the lease.
+func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec, opened bool) (wire.AccessAnswer, error) {
 	// The client may go away; the mint goes on to its deadline, so that its
 	// outcome is known and a retry finds the account.
 	mctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.UnixMilli(l.MintDeadlineMS))
 	defer cancel()
+	e.settled.begin(l, t.term, opened, e.now().UnixMilli())
 	cred, err := t.breaker.Execute(func() (issuers.Credential, error) {
 		return t.issuer.Mint(mctx, issuerLease(l, role))
 	})
+	// An unknown outcome may still take effect: such a mint never returned.
+	if err == nil || issuers.KindOf(err) != issuers.Unknown {
+		e.settled.end(l.ID)
+	}
 	if err != nil {
 		e.log.Warn("mint failed", "target", t.name, "lease", l.ID, "error", err)
 		if issuers.KindOf(err) != issuers.Superseded { // then the newer generation lives
@@ -500,5 +506,5 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 		return answer, err
 	}
 	l.Generation, l.Name, l.MintDeadlineMS = next.Generation, next.Name, next.MintDeadlineMS
-	return e.mint(ctx, t, l, role)
+	return e.mint(ctx, t, l, role, false)
 }

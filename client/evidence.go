@@ -39,6 +39,7 @@ var projectedTokens = []string{"/var/run/secrets/mayfly/token", "/var/run/secret
 // evidence is what a login will present.
 type evidence struct {
 	method string // the AuthMethod; "" is the built-in key method
+	where  string // the source's
 	token  func(context.Context) (secret.Text, error)
 }
 
@@ -69,7 +70,7 @@ func (c *Client) evidence(ctx context.Context) (evidence, error) {
 	}
 	if c.cfg.CertFile != "" && named != "" && c.cfg.JWTFile == "" {
 		// The certificate is the evidence; TLS presents it.
-		return evidence{named, func(context.Context) (secret.Text, error) { return secret.Text{}, nil }}, nil
+		return evidence{named, "the client certificate", func(context.Context) (secret.Text, error) { return secret.Text{}, nil }}, nil
 	}
 	var first *evidence
 	for _, s := range sources() {
@@ -80,7 +81,7 @@ func (c *Client) evidence(ctx context.Context) (evidence, error) {
 		if token == nil {
 			continue
 		}
-		ev := &evidence{s.method, token}
+		ev := &evidence{s.method, s.where, token}
 		if named == "" || named == s.method {
 			return *ev, nil
 		}
@@ -122,7 +123,7 @@ func (c *Client) keyEvidence() (evidence, error) {
 		}
 		return evidence{}, newError(KindUnauthenticated, CodeNoEvidence, "%s, and there is no other evidence: looked for %s. An administrator makes an enrolment token with: mayfly principal enroll NAME; use it here with: mayfly login --enroll-token-file -", home, lookedFor())
 	}
-	return evidence{"", func(ctx context.Context) (secret.Text, error) { return c.assertion(ctx, principal) }}, nil
+	return evidence{"", "the key", func(ctx context.Context) (secret.Text, error) { return c.assertion(ctx, principal) }}, nil
 }
 
 func (c *Client) getenv(name string) string {

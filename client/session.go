@@ -54,9 +54,15 @@ func (s session) due(now time.Time) bool {
 }
 
 // fingerprint says what a session depends on: cluster, key, and way of login.
+// Where nothing is left to log in with, a session that was opened is not used
+// either.
 func (c *Client) fingerprint() string {
+	way := ""
+	if ev, err := c.evidence(context.Background()); err == nil {
+		way = ev.where
+	}
 	h := sha256.New()
-	for _, part := range []string{strings.Join(c.nodes.configured, ","), c.key.Thumbprint(), c.x5t, c.cfg.Method, c.cfg.JWTFile, c.cfg.Principal, c.cfg.Audience} {
+	for _, part := range []string{way, strings.Join(c.nodes.configured, ","), c.key.Thumbprint(), c.x5t, c.cfg.Method, c.cfg.JWTFile, c.cfg.Principal, c.cfg.Audience} {
 		sum := sha256.Sum256([]byte(part)) // fixed size, so that parts cannot run together
 		h.Write(sum[:])
 	}

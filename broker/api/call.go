@@ -66,6 +66,7 @@ type recorder struct {
 	c      *call
 	status int
 	bytes  int64
+	lost   bool // the client is gone
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -89,6 +90,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 	}
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
+	w.lost = w.lost || err != nil
 	return n, err
 }
 

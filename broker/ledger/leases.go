@@ -246,7 +246,6 @@ func (s *state) superseded(b *OpenLease) (Lease, bool) {
 func (s *state) openImplicit(c *context, t Task) {
 	t.State, t.StartedMS, t.StartedBy = TaskOpen, c.now, c.Actor.Principal
 	s.save(bucketTask, []byte(t.ID), t)
-	s.addCount(1, "t", t.Principal)
 	if t.Instance != "" {
 		s.put(bucketInstance, key(t.Principal, t.Instance, t.Role), []byte(t.ID))
 	}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -79,12 +80,35 @@ type Node struct {
 	forward http.Handler
 	guess   *rate.Limiter // attempts to unseal, recover or rekey
 
-	mu       sync.Mutex
+	// life is held while the node goes from one state to another, which may
+	// take long. Everybody else reads what the last step has published.
+	life      sync.Mutex
+	condition condition
+	published atomic.Pointer[condition]
+}
+
+// condition is what a node is at one moment.
+type condition struct {
 	state    state
 	wrapped  *seal.Wrapped
 	unsealer *seal.Unsealer
 	keyring  *seal.Keyring
 	run      *run
+}
+
+// publish lets everybody see the condition. The caller holds life.
+func (n *Node) publish() {
+	c := n.condition
+	n.published.Store(&c)
+}
+
+// begin takes life for a change of state; the result publishes and lets go.
+func (n *Node) begin() (end func()) {
+	n.life.Lock()
+	return func() {
+		n.publish()
+		n.life.Unlock()
+	}
 }
 
 // run is what exists only while the node is unsealed.
@@ -95,6 +119,10 @@ type run struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	grown  chan struct{} // the ledger has grown
+	// ready is set once log and engine stand; diverged once a replica's Merkle
+	// root was seen to differ.
+	ready, diverged atomic.Bool
+	leader          atomic.Pointer[leaderAt]
 }
 
 // Files of the data directory.
@@ -124,6 +152,7 @@ func New(cfg Config) (*Node, error) {
 			return nil, err
 		}
 	}
+	defer n.publish()
 	w, err := seal.ReadFile(n.path(keyringFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -131,7 +160,7 @@ func New(cfg Config) (*Node, error) {
 	case err != nil:
 		return nil, err
 	}
-	n.wrapped, n.state = w, sealed
+	n.condition.wrapped, n.condition.state = w, sealed
 	return n, n.newUnsealer()
 }
 
@@ -145,11 +174,11 @@ func (n *Node) wipe() error {
 }
 
 func (n *Node) newUnsealer() error {
-	if n.wrapped.Header().Method.Type != seal.MethodShamir {
+	if n.condition.wrapped.Header().Method.Type != seal.MethodShamir {
 		return nil
 	}
-	u, err := seal.NewUnsealer(n.wrapped, n.throttle)
-	n.unsealer = u
+	u, err := seal.NewUnsealer(n.condition.wrapped, n.throttle)
+	n.condition.unsealer = u
 	return err
 }
 
@@ -169,17 +198,16 @@ func (n *Node) Forwarded(h http.Handler) { n.forward = h }
 // configuration says so. A node that waits for shares or for `operator init`
 // starts without an error.
 func (n *Node) Start(ctx context.Context) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.state == uninitialised && n.cfg.Join != nil {
+	defer n.begin()()
+	if n.condition.state == uninitialised && n.cfg.Join != nil {
 		if err := n.join(ctx); err != nil {
 			return err
 		}
 	}
-	if n.state != sealed || n.cfg.LocalKey == "" {
+	if n.condition.state != sealed || n.cfg.LocalKey == "" {
 		return nil
 	}
-	k, err := n.wrapped.UnsealLocal(n.cfg.LocalKey)
+	k, err := n.condition.wrapped.UnsealLocal(n.cfg.LocalKey)
 	if err != nil {
 		return err
 	}
@@ -188,43 +216,42 @@ func (n *Node) Start(ctx context.Context) error {
 
 // Close stops the node. It can be started anew from its directory.
 func (n *Node) Close() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	defer n.begin()()
 	return n.close()
 }
 
 // close ends the run; the node is sealed afterwards.
 func (n *Node) close() error {
-	if n.run == nil {
+	c := &n.condition
+	if c.run == nil {
 		return nil
 	}
-	r := n.run
-	n.run, n.state = nil, sealed
+	r, k := c.run, c.keyring
+	c.run, c.keyring, c.state = nil, nil, sealed
+	n.publish() // no new request comes in
 	r.cancel()
 	r.wg.Wait()
 	err := r.store.Close()
 	r.engine.Close()
-	n.keyring.Close()
-	n.keyring = nil
+	k.Close()
 	return errors.Join(err, n.newUnsealer())
 }
 
 // Engine returns the engine of an unsealed node.
 func (n *Node) Engine() (*broker.Engine, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	r, err := n.running()
+	r, err := n.current()
 	if err != nil {
 		return nil, err
 	}
 	return r.engine, nil
 }
 
-// running returns the run, or why there is none. The caller holds mu.
-func (n *Node) running() (*run, error) {
-	switch n.state {
+// current returns the run, or why there is none.
+func (n *Node) current() (*run, error) {
+	c := n.published.Load()
+	switch c.state {
 	case running:
-		return n.run, nil
+		return c.run, nil
 	case sealed:
 		return nil, &fault.Error{Kind: fault.Unavailable, Code: "sealed", Detail: "This node is sealed. Holders of shares unseal it with: mayfly operator unseal"}
 	default:
@@ -232,38 +259,30 @@ func (n *Node) running() (*run, error) {
 	}
 }
 
-// current is running with its own lock.
-func (n *Node) current() (*run, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.running()
-}
-
 // Status describes the node. It needs no session.
 func (n *Node) Status() wire.Status {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	s := wire.Status{Node: n.cfg.ID, Version: n.cfg.Version, Initialised: n.state != uninitialised, Sealed: n.state == sealed, Role: "uninitialised"}
-	if n.wrapped != nil {
-		h := n.wrapped.Header()
+	c := n.published.Load()
+	s := wire.Status{Node: n.cfg.ID, Version: n.cfg.Version, Initialised: c.state != uninitialised, Sealed: c.state == sealed, Role: "uninitialised"}
+	if c.wrapped != nil {
+		h := c.wrapped.Header()
 		s.Cluster, s.Threshold, s.Total = h.ClusterID, h.Method.Threshold, h.Method.Shares
 	}
-	if n.state == sealed {
+	if c.state == sealed {
 		s.Role = "sealed"
-		if n.unsealer != nil {
-			s.Have = n.unsealer.Progress().Have
+		if c.unsealer != nil {
+			s.Have = c.unsealer.Progress().Have
 		}
 		return s
 	}
-	if n.run == nil {
+	if c.run == nil {
 		return s
 	}
-	st := n.run.store.Stats()
+	st := c.run.store.Stats()
 	s.Role, s.Fresh = roleWord(st.State), st.Fresh
-	if id, _, ok := n.run.store.Leader(); ok {
+	if id, _, ok := c.run.store.Leader(); ok {
 		s.Leader = id
 	}
-	if _, size, _, err := n.run.engine.Begun(); err == nil {
+	if _, size, _, err := c.run.engine.Begun(); err == nil {
 		s.Size = size
 	}
 	return s

@@ -14,6 +14,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -74,6 +75,7 @@ func newService(ctx context.Context, cfg serviceConfig) (*service, error) {
 		Logger:       cfg.log,
 		Tracer:       tracer,
 		Version:      version(),
+		Collectors:   []prometheus.Collector{s.node},
 	})
 	if err != nil {
 		return nil, err

@@ -103,7 +103,9 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		q.Spec(ledger.KindRole, l.Grant.Role, &role)
 		cmd.ExpiresMS = renewedEnd(e.now(), l, role, asked)
 		cmd.Read.PolicyEpoch = q.PolicyEpoch()
-		ask := question{action: policy.ActionRenew, resource: leaseResource(q, l), context: policy.Context{
+		// Asked of the role, as the request was: a permit for "request" and "renew"
+		// on one role means both.
+		ask := question{action: policy.ActionRenew, resource: resourceOf(q, ledger.KindRole, l.Grant.Role), context: policy.Context{
 			Purpose: l.Grant.Purpose, Scope: flatten(l.Grant.Scope), Chain: l.Grant.Chain, TTLSeconds: (cmd.ExpiresMS - e.now().UnixMilli()) / 1000,
 		}}
 		if r, err = e.decide(q, c, ask); err != nil || !r.Decision.Permit {

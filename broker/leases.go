@@ -104,7 +104,13 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		q.Spec(ledger.KindRole, l.Grant.Role, &role)
 		cmd.ExpiresMS = renewedEnd(e.now(), l, role, asked)
 		cmd.Read.PolicyEpoch = q.PolicyEpoch()
-		ask := question{action: policy.ActionRenew, resource: e.leaseResource(q, l), context: policy.Context{
+		// Asked of the role, as the request was: a permit for "request" and "renew"
+		// on one role means both.
+		res, err := e.resourceOf(q, ledger.KindRole, l.Grant.Role)
+		if err != nil {
+			return err
+		}
+		ask := question{action: policy.ActionRenew, resource: res, context: policy.Context{
 			Purpose: l.Grant.Purpose, Scope: flatten(l.Grant.Scope), Chain: l.Grant.Chain, TTLSeconds: (cmd.ExpiresMS - e.now().UnixMilli()) / 1000,
 		}}
 		if r, err = e.decide(q, c, ask); err != nil || !r.Decision.Permit {

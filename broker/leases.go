@@ -133,7 +133,10 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		if err != nil {
 			return out, false, err
 		}
-		l.ExpiresMS = cmd.ExpiresMS
+		// The ledger says until when: a repeated idempotency key changes nothing.
+		if err := e.view(func(q ledger.Query) error { l, _ = q.Lease(id); return nil }); err != nil {
+			return out, false, err
+		}
 		if err := ext.Extend(ctx, issuerLease(l, role)); err != nil {
 			return out, false, upstream(l.Target, err)
 		}

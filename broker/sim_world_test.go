@@ -186,15 +186,15 @@ func (w *world) step() {
 		return
 	}
 	switch n := w.rng.IntN(100); {
-	case n < 12 && w.busy() < 8:
+	case n < 15 && w.busy() < 8:
 		w.client()
-	case n < 60:
+	case n < 70:
 		if o := w.pick(); o != nil {
 			w.advance(o)
 			return
 		}
 		w.sleep()
-	case n < 85:
+	case n < 90:
 		if !w.runStatement() {
 			w.sleep()
 		}
@@ -213,9 +213,9 @@ func (w *world) busy() int {
 func (w *world) sleep() {
 	var d time.Duration
 	switch n := w.rng.IntN(20); {
-	case n < 12:
+	case n < 14:
 		d = time.Duration(1+w.rng.IntN(200)) * time.Millisecond
-	case n < 18:
+	case n < 19:
 		d = time.Duration(200+w.rng.IntN(2000)) * time.Millisecond
 	default:
 		d = time.Duration(2+w.rng.IntN(18)) * time.Second

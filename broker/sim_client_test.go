@@ -290,12 +290,20 @@ func (w *world) renew(p *proc) {
 }
 
 func (w *world) revoke(p *proc) {
-	d, ok := w.someDelivery()
-	if !ok {
+	var open []ledger.Lease // delivered or not
+	w.query().Leases("", func(l ledger.Lease) bool {
+		if l.State == ledger.LeaseOpen {
+			open = append(open, l)
+		}
+		return true
+	})
+	if len(open) == 0 {
 		return
 	}
-	w.spawn(p, "revoke "+d.lease, func(ctx context.Context) {
-		_, err := p.engine.Revoke(ctx, d.who, d.lease, wire.RevokeRequest{Reason: "simulated"})
+	l := open[w.rng.IntN(len(open))]
+	who := callerOf(l.Grant.Principal, l.Grant.Instance)
+	w.spawn(p, "revoke "+l.ID, func(ctx context.Context) {
+		_, err := p.engine.Revoke(ctx, who, l.ID, wire.RevokeRequest{Reason: "simulated"})
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.checkError(err)

@@ -86,7 +86,7 @@ func TestSim(t *testing.T) {
 
 // TestSimReplays: the same seed is the same run, to the last line of its trace.
 func TestSimReplays(t *testing.T) {
-	for seed := uint64(1); seed <= 10; seed++ {
+	for seed := uint64(1); seed <= 25; seed++ {
 		a, b := simulate(t, seed, true, brokertest.Bugs{}), simulate(t, seed, true, brokertest.Bugs{})
 		if a.sum == b.sum {
 			continue

@@ -33,6 +33,7 @@ type profile struct {
 	jump, outage, stick int
 	goAway              int // clients
 	change              int // roles are changed, things contained
+	tempo               int // percent of the steps in which time passes
 	skewMS              int // clocks of nodes differ by at most so much from the true one
 }
 
@@ -41,9 +42,9 @@ func drawProfile(r *rand.Rand) profile {
 	return profile{
 		lost: pick(0, 20, 200), replyLost: pick(0, 20, 200),
 		unreachable: pick(0, 20, 200), unsent: pick(0, 20, 200), slow: pick(0, 100, 500),
-		crash: pick(0, 5, 20), depose: pick(0, 10, 40), jump: pick(0, 5, 20),
-		outage: pick(0, 5, 20), stick: pick(0, 10), goAway: pick(0, 10, 40), change: pick(0, 10, 40),
-		skewMS: pick(0, 500, 2000),
+		crash: pick(0, 3, 15), depose: pick(0, 5, 25), jump: pick(0, 3, 20),
+		outage: pick(0, 3, 10), stick: pick(0, 5), goAway: pick(0, 5, 25), change: pick(0, 10, 30),
+		tempo: pick(3, 8, 14), skewMS: pick(0, 500, 2000),
 	}
 }
 
@@ -188,13 +189,13 @@ func (w *world) step() {
 	switch n := w.rng.IntN(100); {
 	case n < 15 && w.busy() < 8:
 		w.client()
-	case n < 70:
+	case n < 66:
 		if o := w.pick(); o != nil {
 			w.advance(o)
 			return
 		}
 		w.sleep()
-	case n < 90:
+	case n < 100-w.prof.tempo:
 		if !w.runStatement() {
 			w.sleep()
 		}

@@ -286,6 +286,9 @@ func (w *world) renew(p *proc) {
 		defer w.mu.Unlock()
 		w.tracef("renewed: %s until %s %v", d.lease, l.ExpiresAt.Format("15:04:05"), err)
 		w.checkError(err)
+		if err == nil {
+			w.checkRenewed(l)
+		}
 	})
 }
 

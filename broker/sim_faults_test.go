@@ -36,6 +36,9 @@ func (w *world) fault() bool {
 			return false
 		}
 		w.elect(able[w.rng.IntN(len(able))])
+	case w.leader != nil && w.leader.n.offset.Abs() > maxSkew && w.rng.IntN(3) == 0:
+		w.tracef("%s gives way: its clock is off", w.leader.n.id)
+		w.leader = nil
 	case w.leader != nil && w.chance(w.prof.depose):
 		if able := w.electable(); len(able) > 0 {
 			w.elect(able[w.rng.IntN(len(able))])
@@ -67,13 +70,10 @@ func (w *world) fault() bool {
 }
 
 // jump moves a node's clock: mostly within what a leader may be off, at times
-// by an hour, and then it leads no more.
+// by far more, and then it soon leads no more.
 func (w *world) jump(n *node) {
 	if w.rng.IntN(8) == 0 {
-		n.offset = time.Duration(1-2*w.rng.IntN(2)) * time.Hour
-		if w.leader != nil && w.leader == n.proc {
-			w.leader = nil
-		}
+		n.offset = time.Duration(1-2*w.rng.IntN(2)) * 10 * time.Minute
 	} else {
 		n.offset = time.Duration(w.rng.IntN(2*w.prof.skewMS+1)-w.prof.skewMS) * time.Millisecond
 	}

@@ -197,11 +197,27 @@ func (w *world) checkAnswer(it *intent, a wire.AccessAnswer) {
 	}
 }
 
+// checkRenewed: what a client is told of its lease holds on the target, but for
+// what clocks may differ by.
+func (w *world) checkRenewed(told wire.Lease) {
+	l, _ := w.query().Lease(told.ID)
+	a, there := w.targets[l.Target].sys.Account(l.Name)
+	if l.State != ledger.LeaseOpen || l.ExpiresMS <= time.Now().UnixMilli() {
+		return
+	}
+	if told.ExpiresAt.UnixMilli() > l.ExpiresMS {
+		w.violated("law 3", "%s is told to live until %s; the ledger says %d", told.ID, told.ExpiresAt, l.ExpiresMS)
+	}
+	if !there || a.Until.Add(2*maxSkew).Before(told.ExpiresAt) {
+		w.violated("delivery", "%s is told to live until %s; on its target it lives until %s", told.ID, told.ExpiresAt, a.Until)
+	}
+}
+
 // checkConflict: a key that answers "ended" belongs to a lease that had lived.
 func (w *world) checkConflict(it *intent, err error) {
 	_, res, ok := w.query().Idempotent(it.who.Session.Principal, it.who.Idem.Key)
 	l, found := w.query().Lease(res.ID)
-	if !ok || !found || l.End == nil || l.End.Reason == ledger.EndMintFailed {
+	if !ok || !found || l.State == ledger.LeaseOpen && l.ExpiresMS > time.Now().UnixMilli() || l.End != nil && l.End.Reason == ledger.EndMintFailed {
 		w.violated("retry", "request %d conflicts though nothing was ever issued: %v", it.id, err)
 	}
 }

@@ -108,7 +108,7 @@ func (n *node) crash() {
 
 // elect makes p the leader of a new term. The one before goes on for a while.
 func (w *world) elect(p *proc) {
-	if old := w.leader; old != nil && old != p {
+	if old := w.leader; old != nil {
 		w.mu.Lock()
 		var mine []*op
 		for _, o := range w.parked {
@@ -131,7 +131,7 @@ func (w *world) elect(p *proc) {
 func (w *world) orphan(p *proc, ops []*op) {
 	slices.SortStableFunc(ops, func(a, b *op) int { return cmpKeys(a, b) })
 	for _, o := range ops {
-		if o.propose == nil || o.stage != "send" || w.leader != p {
+		if o.propose == nil || o.stage != "send" || w.leader != p || o.propose.term != w.term {
 			continue
 		}
 		if w.chance(300) {
@@ -198,6 +198,7 @@ func (w *world) commit(command []byte) ledger.Result {
 // proposal is a command on its way.
 type proposal struct {
 	command []byte
+	term    uint64 // in which the node led when it was made; 0: it did not
 	res     ledger.Result
 	err     error
 }
@@ -215,9 +216,9 @@ func (w *world) decide(o *op) {
 	pr := o.propose
 	o.stage = "reply"
 	switch {
-	case w.leader != o.p && w.rng.IntN(2) == 0:
+	case pr.term == 0:
 		pr.err = errNoLeader()
-	case w.leader != o.p, w.chance(w.prof.lost):
+	case w.leader != o.p || pr.term != w.term, w.chance(w.prof.lost):
 		pr.err = errIndeterminate()
 	default:
 		want := w.commit(pr.command)
@@ -262,6 +263,9 @@ func (p *proc) Propose(ctx context.Context, command []byte, _ bool) (ledger.Resu
 	}
 	sum := sha256.Sum256(command)
 	o := &op{p: p, ctx: ctx, stage: "send", key: p.n.id + " propose " + d.Type + " " + hex.EncodeToString(sum[:6]), propose: &proposal{command: slices.Clone(command)}}
+	if p.n.w.leader == p {
+		o.propose.term = p.n.w.term
+	}
 	p.n.w.gate(o)
 	return o.propose.res, o.propose.err
 }

@@ -176,6 +176,9 @@ func (s *System) mint(l issuers.Lease, deadline, until time.Time) (string, error
 	fresh := &Account{Name: l.Name, LeaseID: l.ID, Generation: l.Generation, Password: hex.EncodeToString(sum[:16]), Until: until}
 	if old != nil {
 		fresh.Sessions = old.Sessions
+		if old.Until.After(until) { // a renewal has come first: never backwards
+			fresh.Until = old.Until
+		}
 	}
 	s.put(fresh)
 	s.made = append(s.made, fresh.Password)

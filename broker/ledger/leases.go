@@ -334,5 +334,13 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 	if !ok || !ok2 {
 		return l, role, refuse(CodeNotFound, "Role %s does not exist.", l.Grant.Role)
 	}
+	// The role may have changed since the lease was opened: what it no longer
+	// allows is neither minted again nor prolonged (HAZARDS 1 and 15).
+	if len(role.Approvals) > 0 {
+		return l, role, refuse(CodeApprovalRequired, "Role %s asks for co-signatures now, and the grant carries none.", l.Grant.Role)
+	}
+	if err := scope.Covers(role.Scope, l.Grant.Scope); err != nil {
+		return l, role, refuse(CodeNarrow, "Role %s has become narrower than the lease: %v.", l.Grant.Role, err)
+	}
 	return l, role, s.checkFrozen(l.Grant.Principal, l.Target, spec.Zone)
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/mayfly-broker/mayfly/broker/audit/tree"
 )
 
 // Query reads the ledger. It is valid only within the transaction that r
@@ -294,3 +296,8 @@ func (q Query) SessionCount(principal string) int { return len(q.v.sessionIDs(pr
 
 // HashReader returns the stored hashes of the Merkle tree.
 func (q Query) HashReader() tlog.HashReader { return treeReader{q.v} }
+
+// Root returns the Merkle root over the first size commands.
+func (q Query) Root(size uint64) (tlog.Hash, error) {
+	return tree.Root(q.HashReader(), int64(size))
+}

@@ -52,12 +52,17 @@ type Config struct {
 	Kinds       []issuers.Kind
 	HTTP        *http.Client
 	Logger      *slog.Logger
-	Disk        raftstore.Disk
-	Version     string
+	// Disk says how much free space is kept back.
+	Disk    Disk
+	Version string
 	// Join, where set, makes an empty node join a cluster instead of waiting to
 	// be initialised.
 	Join *Join
 }
+
+// Disk is how much free space under Dir is kept back, in MiB; 0 is the store's
+// default. Below Reserve nothing new is issued; below Floor nothing is recorded.
+type Disk struct{ ReserveMiB, FloorMiB uint64 }
 
 // Join is how an empty node finds its cluster.
 type Join struct {
@@ -85,6 +90,7 @@ type Node struct {
 	life      sync.Mutex
 	condition condition
 	published atomic.Pointer[condition]
+	failed    chan error
 }
 
 // condition is what a node is at one moment.
@@ -143,7 +149,7 @@ func New(cfg Config) (*Node, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node: data directory: %w", err)
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, guess: rate.NewLimiter(1, 10), forward: http.NotFoundHandler()}
+	n := &Node{cfg: cfg, log: cfg.Logger, guess: rate.NewLimiter(1, 10), forward: http.NotFoundHandler(), failed: make(chan error, 1)}
 	if _, err := os.Stat(n.path(pendingFile)); err == nil {
 		// The genesis record was never committed: nothing was given out that
 		// this could lose.
@@ -321,12 +327,19 @@ func (t leaderTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.store.LeaderTransport().RoundTrip(req)
 }
 
-// Done is closed when the store has stopped itself; nil while sealed.
-func (n *Node) Done() <-chan struct{} {
-	if r, err := n.current(); err == nil {
-		return r.store.Done()
+// Failed gives the error with which a store has stopped itself; the process
+// should end. Sealing is no failure.
+func (n *Node) Failed() <-chan error { return n.failed }
+
+// watchStore reports a store that stops while nobody asked it to.
+func (n *Node) watchStore(ctx context.Context, r *run) {
+	select {
+	case <-ctx.Done():
+	case <-r.store.Done():
+		if ctx.Err() == nil {
+			n.failed <- fmt.Errorf("node: the store has stopped itself: %w", r.store.Err())
+		}
 	}
-	return nil
 }
 
 // AwaitLeader waits until the cluster has a leader and this node has applied

@@ -217,10 +217,15 @@ func (c *Cluster) Register(thumbprint, principal string) {
 // Enrolment returns a one-time token for principal that names node 1.
 func (c *Cluster) Enrolment(principal string) string {
 	token := enrolmentToken(c.CAHash, []string{c.Node(1)})
+	c.AcceptEnrolment(token, principal)
+	return token
+}
+
+// AcceptEnrolment makes a token that was made elsewhere enrol as principal.
+func (c *Cluster) AcceptEnrolment(token, principal string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state.enrolments[token] = principal
-	return token
 }
 
 // Open returns the leases that are open.

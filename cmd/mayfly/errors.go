@@ -53,8 +53,8 @@ func told(code int) error { return &failure{code: code, silent: true} }
 
 func unknownCommand(name string, list []*cli.Command) error {
 	detail := fmt.Sprintf("there is no command %q", name)
-	if s := cli.SuggestCommand(list, name); s != "" {
-		detail += fmt.Sprintf("; did you mean %q?", s)
+	if s := cli.SuggestCommand(list, name); s != "" { // a sentence of its own
+		detail += "; " + strings.ToLower(s[:1]) + s[1:]
 	}
 	return usage("%s", detail)
 }

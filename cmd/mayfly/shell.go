@@ -66,6 +66,7 @@ func (s *shell) run(ctx context.Context, argv []string) int {
 }
 
 func (s *shell) app() *cli.App {
+	cli.FlagStringer = flagLine // the library has no other place for it
 	app := &cli.App{
 		Name:            "mayfly",
 		Usage:           "credentials for a task, gone when the task is",
@@ -112,7 +113,7 @@ func finish(c *cli.Command) {
 
 // before reads the global flags, in front of any command.
 func (s *shell) before(c *cli.Context) error {
-	s.output, s.field = c.String("output"), c.String("field")
+	s.output, s.field = or(c.String("output"), asTable), c.String("field") // a variable may be there and empty
 	if !slices.Contains([]string{asTable, asJSON, asYAML, asEnv, asCredentialProcess, asExecCredential}, s.output) {
 		bad := s.output
 		s.output = asTable

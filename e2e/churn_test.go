@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -170,5 +171,13 @@ func (c *churn) account(t *testing.T, admin harness.CLI, pg *pgtest.Server) {
 		if d.Error != "" || len(d.Unknown)+len(d.Ended)+len(d.Missing) > 0 {
 			t.Errorf("reconcile: %+v", d)
 		}
+	}
+}
+
+// decode reads one JSON document.
+func decode(t *testing.T, text string, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		t.Fatalf("%v:\n%s", err, text)
 	}
 }

@@ -90,7 +90,10 @@ type Node struct {
 	life      sync.Mutex
 	condition condition
 	published atomic.Pointer[condition]
-	failed    chan error
+	// newest is the wrapped keyring as last written while running, nil before:
+	// a rekey elsewhere must void the old shares here, too.
+	newest atomic.Pointer[seal.Wrapped]
+	failed chan error
 }
 
 // condition is what a node is at one moment.
@@ -240,6 +243,9 @@ func (n *Node) close() error {
 	err := r.store.Close()
 	r.engine.Close()
 	k.Close()
+	if w := n.newest.Swap(nil); w != nil {
+		c.wrapped = w
+	}
 	return errors.Join(err, n.newUnsealer())
 }
 
@@ -271,6 +277,9 @@ func (n *Node) Status() wire.Status {
 	s := wire.Status{Node: n.cfg.ID, Version: n.cfg.Version, Initialised: c.state != uninitialised, Sealed: c.state == sealed, Role: "uninitialised"}
 	if c.wrapped != nil {
 		h := c.wrapped.Header()
+		if w := n.newest.Load(); w != nil {
+			h = w.Header()
+		}
 		s.Cluster, s.Threshold, s.Total = h.ClusterID, h.Method.Threshold, h.Method.Shares
 	}
 	if c.state == sealed {

@@ -195,6 +195,7 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 	if err != nil {
 		return err
 	}
+	n.newest.Store(w)
 	return w.WriteFile(n.path(keyringFile))
 }
 

@@ -132,7 +132,7 @@ func (n *Node) Rekey(_ context.Context, in wire.RekeyRequest) ([]string, error) 
 	if err := fresh.WriteFile(n.path(keyringFile)); err != nil {
 		return nil, err
 	}
-	n.condition.wrapped = fresh
+	n.newest.Store(fresh)
 	var out []string
 	for _, s := range next {
 		out = append(out, s.Text().Reveal())

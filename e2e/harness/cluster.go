@@ -115,7 +115,7 @@ func (c *Cluster) configure(t testing.TB, n *Node) {
 		"tls":     map[string]any{"cert_file": cert, "key_file": key, "ca_file": c.CA.File},
 		"cluster": map[string]any{"listen": n.cluster}, "seal": seal,
 		"policy": map[string]any{"file": filepath.Join(c.Dir, "first.cedar")},
-		"log":    map[string]any{"level": "info"},
+		"log":    map[string]any{"level": "warn"},
 	}
 	if _, err := os.Stat(c.tokenFile(n)); err == nil {
 		doc["join"] = map[string]any{"token_file": c.tokenFile(n)}
@@ -172,6 +172,19 @@ func (c *Cluster) Join(t testing.TB, n *Node) {
 		}
 		return fmt.Errorf("peers: %+v\n%s", peers, n.proc.Tail())
 	})
+}
+
+// Stranger configures a node that is not of the cluster, with a join token of
+// the test's choosing. It is not started.
+func (c *Cluster) Stranger(t testing.TB, id, token string) *Node {
+	t.Helper()
+	n := &Node{ID: id, URL: "https://" + freeAddress(t), cluster: freeAddress(t),
+		Dir: filepath.Join(c.Dir, id), Log: filepath.Join(c.Dir, id+".log"), config: filepath.Join(c.Dir, id+".yaml")}
+	if err := os.WriteFile(c.tokenFile(n), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.configure(t, n)
+	return n
 }
 
 // Unseal gives shares to one node, one after the other.

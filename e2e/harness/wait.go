@@ -7,7 +7,7 @@ import (
 
 // look is how often a condition is looked at: often enough not to slow a test
 // down, seldom enough to leave the processor to what is being tested.
-const look = 20 * time.Millisecond
+const look = 50 * time.Millisecond
 
 // Within waits until check returns nil, at most for d. On failure the test ends
 // with what check said last.

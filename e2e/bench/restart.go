@@ -19,7 +19,7 @@ const (
 
 // measureRestart kills the only node and measures until it issues again, with
 // few live leases and with many.
-func measureRestart(ctx context.Context, b *bench) (err error) {
+func measureRestart(ctx context.Context, b *bench, _ section) (err error) {
 	p, err := open(ctx, b, 1, false)
 	if err != nil {
 		return err

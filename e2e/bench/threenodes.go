@@ -18,24 +18,8 @@ const (
 	victim        = most - 1 // the principal that is contained
 )
 
-func measureThreeNodes(ctx context.Context, b *bench) (err error) {
-	p, err := open(ctx, b, 3, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.close()) }()
-	for _, step := range []func(context.Context, *bench) error{
-		p.measureIdle, p.measureDatabase, p.measureFast, p.measureLedger, p.measureFollowerReads, p.measureContainment, p.measureCutOff, p.measureFailover,
-	} {
-		if err := step(ctx, b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // measureFollowerReads is look-ups on one follower.
-func (p *place) measureFollowerReads(ctx context.Context, b *bench) error {
+func measureFollowerReads(ctx context.Context, b *bench, p *place) error {
 	_, followers, err := p.leader(ctx)
 	if err != nil {
 		return err
@@ -52,7 +36,7 @@ func (p *place) measureFollowerReads(ctx context.Context, b *bench) error {
 		if err := each(ctx, most, 8, func(ctx context.Context, i int) error { _, err := clients[i].Login(ctx); return err }); err != nil {
 			return err
 		}
-		got, err := drive(ctx, most, b.cell, func(ctx context.Context, i int) error { _, err := clients[i].Whoami(ctx); return err })
+		got, err := p.drive(ctx, most, b.cell, func(ctx context.Context, i int) error { _, err := clients[i].Whoami(ctx); return err })
 		if err != nil {
 			return err
 		}
@@ -123,7 +107,7 @@ func lastAnswers(ctx context.Context, probes []*client.Client, act func() error,
 
 // measureContainment contains a principal and measures until no node in contact
 // serves its sessions.
-func (p *place) measureContainment(ctx context.Context, b *bench) error {
+func measureContainment(ctx context.Context, b *bench, p *place) error {
 	probes, err := p.probes(ctx, p.nodes)
 	if err != nil {
 		return err
@@ -166,7 +150,7 @@ func (p *place) measureContainment(ctx context.Context, b *bench) error {
 
 // measureCutOff stops two of three nodes and measures how long the follower
 // that is left goes on serving sessions that it can no longer know to be good.
-func (p *place) measureCutOff(ctx context.Context, b *bench) error {
+func measureCutOff(ctx context.Context, b *bench, p *place) error {
 	var took []time.Duration
 	for range 3 {
 		leader, followers, err := p.leader(ctx)
@@ -207,7 +191,7 @@ func signalAll(nodes []*node, sig syscall.Signal) error {
 
 // measureFailover kills the leader and measures until the others issue, a token
 // and a database account.
-func (p *place) measureFailover(ctx context.Context, b *bench) error {
+func measureFailover(ctx context.Context, b *bench, p *place) error {
 	var tokens, databases []time.Duration
 	for range trials {
 		leader, followers, err := p.leader(ctx)

@@ -48,37 +48,7 @@ func grantsOf(list []wire.Lease) []grant {
 func grantCommand(s *shell) *cli.Command {
 	return &cli.Command{
 		Name: "grant", Category: forWorkloads, Usage: "permissions that were given, and what was issued on them",
-		Subcommands: []*cli.Command{{
-			Name: "list", Usage: "list grants",
-			Description: `Examples:
-  mayfly grant list --mine
-  mayfly grant list --target orders -o json`,
-			Flags: []cli.Flag{
-				&cli.BoolFlag{Name: "mine", Usage: "only your own"},
-				&cli.StringFlag{Name: "state", Usage: "`open|ending|ended`"},
-				&cli.StringFlag{Name: "target", Usage: "on which target (`T`)"},
-				&cli.StringFlag{Name: "principal", Usage: "whose (`P`)"},
-				&cli.StringFlag{Name: "task", Usage: "in which task (`T`)"},
-				limitFlag(),
-			},
-			Action: s.with(0, 0, func(c *cli.Context, cl *client.Client, _ []string) error {
-				if c.Bool("mine") {
-					me, err := cl.Whoami(c.Context)
-					if err != nil {
-						return err
-					}
-					if err := c.Set("principal", me.Principal); err != nil {
-						return err
-					}
-				}
-				leases, err := s.leases(c, cl)
-				if err != nil {
-					return err
-				}
-				list := grantsOf(leases)
-				return s.show(list, func(p *page) { grantTable(p, list) })
-			}),
-		}, {
+		Subcommands: []*cli.Command{grantListCommand(s), {
 			Name: "show", Usage: "one grant and its leases", ArgsUsage: "GRANT",
 			Description: `Examples:
   mayfly grant show g_…`,
@@ -119,6 +89,40 @@ func grantCommand(s *shell) *cli.Command {
 				})
 			}),
 		}},
+	}
+}
+
+func grantListCommand(s *shell) *cli.Command {
+	return &cli.Command{
+		Name: "list", Usage: "list grants",
+		Description: `Examples:
+  mayfly grant list --mine
+  mayfly grant list --target orders -o json`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "mine", Usage: "only your own"},
+			&cli.StringFlag{Name: "state", Usage: "`open|ending|ended`"},
+			&cli.StringFlag{Name: "target", Usage: "on which target (`T`)"},
+			&cli.StringFlag{Name: "principal", Usage: "whose (`P`)"},
+			&cli.StringFlag{Name: "task", Usage: "in which task (`T`)"},
+			limitFlag(),
+		},
+		Action: s.with(0, 0, func(c *cli.Context, cl *client.Client, _ []string) error {
+			if c.Bool("mine") {
+				me, err := cl.Whoami(c.Context)
+				if err != nil {
+					return err
+				}
+				if err := c.Set("principal", me.Principal); err != nil {
+					return err
+				}
+			}
+			leases, err := s.leases(c, cl)
+			if err != nil {
+				return err
+			}
+			list := grantsOf(leases)
+			return s.show(list, func(p *page) { grantTable(p, list) })
+		}),
 	}
 }
 

@@ -31,6 +31,7 @@ type ground struct {
 	set      *policy.Set
 	groups   []ledger.Object
 	zones    []zoneNet
+	docs     documents
 }
 
 type zoneNet struct {
@@ -161,10 +162,7 @@ func (e *Engine) decide(q ledger.Query, c Caller, ask question) (ruling, error) 
 func (e *Engine) principal(q ledger.Query, g *ground, name, instance string) policy.Principal {
 	kind, rest, _ := strings.Cut(name, ":")
 	p := policy.Principal{Kind: kind, Name: rest, Instance: instance, Groups: groupsOf(g.groups, name, e.now())}
-	var spec ledger.PrincipalSpec
-	if _, ok := q.Spec(ledger.KindPrincipal, name, &spec); !ok {
-		return p
-	}
+	spec := g.owner(q, name)
 	p.Owner, p.Zone, p.Labels = spec.Owner, spec.Zone, spec.Labels
 	if a := spec.Agent; a != nil {
 		p.Model, p.Version, p.Provenance, p.Stage = a.Model, a.Version, a.Provenance, a.Stage
@@ -223,33 +221,34 @@ func flatten(s scope.Scope) policy.Scope {
 	return out
 }
 
-// resourceOf describes an object to policy.
-func resourceOf(q ledger.Query, kind, name string) policy.Resource {
+// resource describes an object to policy.
+func (g *ground) resource(q ledger.Query, kind, name string) policy.Resource {
 	r := policy.Resource{Kind: kind, Name: name}
+	target := name
 	switch kind {
 	case ledger.KindTarget:
-		r.Zone, r.Type, r.Labels = targetFacts(q, name)
 	case ledger.KindRole:
-		r.Target = ledger.RoleTarget(name)
-		r.Zone, r.Type, r.Labels = targetFacts(q, r.Target)
-		var role ledger.RoleSpec
-		if _, ok := q.Spec(ledger.KindRole, name, &role); ok && len(role.Labels) > 0 {
-			r.Labels = merge(r.Labels, role.Labels)
-		}
+		target = ledger.RoleTarget(name)
+		r.Target = target
+	default:
+		return r
+	}
+	if t := g.target(q, target); t != nil {
+		r.Zone, r.Type, r.Labels = t.spec.Zone, t.spec.Type, t.spec.Labels
+	}
+	if role := g.role(q, name); kind == ledger.KindRole && role != nil && len(role.spec.Labels) > 0 {
+		r.Labels = merge(r.Labels, role.spec.Labels)
 	}
 	return r
 }
 
-func targetFacts(q ledger.Query, name string) (zone, typ string, labels map[string]string) {
-	o, ok := q.Object(ledger.KindTarget, name)
-	if !ok {
-		return "", "", nil
-	}
-	t, _, err := ledger.SplitTarget(o.Spec)
+// resourceOf is [ground.resource] with the newest ground.
+func (e *Engine) resourceOf(q ledger.Query, kind, name string) (policy.Resource, error) {
+	g, err := e.decider.at(q)
 	if err != nil {
-		return "", "", nil
+		return policy.Resource{}, err
 	}
-	return t.Zone, t.Type, t.Labels
+	return g.resource(q, kind, name), nil
 }
 
 // merge returns a with b's entries on top.

@@ -75,6 +75,13 @@ func (e *Engine) Lead(ctx context.Context) {
 		case <-timer.C:
 		case <-e.lead.wake:
 		}
+		if ctx.Err() != nil { // select chooses at random among what is ready
+			return
+		}
+		select {
+		case <-e.lead.wake: // one look serves the timer and the call
+		default:
+		}
 		sleep, err := e.endDue(ctx)
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn("cannot end what is due; trying again", "error", err)
@@ -220,7 +227,7 @@ func (e *Engine) containedLeases(q ledger.Query, frozen []ledger.FreezeRecord, l
 			onTarget(f.Name)
 		case ledger.KindZone:
 			for _, o := range q.Objects(ledger.KindTarget) {
-				if zone, _, _ := targetFacts(q, o.Name); zone == f.Name {
+				if t, _, err := ledger.SplitTarget(o.Spec); err == nil && t.Zone == f.Name {
 					onTarget(o.Name)
 				}
 			}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // Result is what a command came to. Code "ok" means that it took effect; any
@@ -61,14 +62,22 @@ func refuse(code, detail string, args ...any) Result {
 
 func done(id string, also ...string) Result { return Result{Code: CodeOK, ID: id, Also: also} }
 
+// Apply is [Machine.Apply] without a memory.
+func Apply(w Writer, raw []byte) (Result, error) { return new(Machine).Apply(w, raw) }
+
+// Machine applies commands. It remembers how the bytes of roles and targets
+// decode, and nothing else: it gives what a fresh Machine would. The zero value
+// is ready. It is not safe for concurrent use.
+type Machine struct{ memo memo }
+
 // Apply applies one command to the state and records it. It is pure. An error
 // means that the command or the state cannot be read: the node must stop.
-func Apply(w Writer, raw []byte) (Result, error) {
+func (m *Machine) Apply(w Writer, raw []byte) (Result, error) {
 	d, err := Decode(raw)
 	if err != nil {
 		return Result{}, err
 	}
-	s := &state{view: view{Reader: w}, w: w}
+	s := &state{view: view{Reader: w}, w: w, memo: &m.memo}
 	c := &context{Header: d.Header, secrets: d.secrets, seq: s.size(), now: max(s.clock(), d.Header.AtMS)}
 
 	res, replayed := s.replay(c)
@@ -137,10 +146,23 @@ func (s *state) replay(c *context) (Result, bool) {
 	if !s.load(bucketIdem, key(c.Actor.Principal, c.Idem.Key), &rec) {
 		return Result{}, false
 	}
-	if rec.Hash != c.Idem.Hash {
+	switch {
+	case rec.Hash != c.Idem.Hash:
 		return refuse(CodeIdemMismatch, "This idempotency key was used for another request. Use a new key."), true
+	case s.gaveNothing(rec):
+		return Result{}, false
 	}
 	return rec.Result, true
+}
+
+// gaveNothing reports whether a remembered outcome is a lease whose mint has
+// failed: the client that retries with the same key has a right to a new one.
+func (v *view) gaveNothing(rec idemRecord) bool {
+	if !strings.HasPrefix(rec.Result.ID, PrefixLease) {
+		return false
+	}
+	l, ok := v.lease(rec.Result.ID)
+	return ok && l.End != nil && l.End.Reason == EndMintFailed
 }
 
 func (s *state) remember(c *context, res Result) {

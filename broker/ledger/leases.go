@@ -147,7 +147,7 @@ func (s *state) saveOpen(l Lease) {
 func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	g := l.Grant
 	var role RoleSpec
-	switch {
+	switch { // what is cheap to check comes first
 	case !validID(PrefixLease, l.ID) || !validID(PrefixGrant, g.ID) || l.Name == "" || g.Principal != c.Actor.Principal || g.DecisionID != c.DecisionID:
 		return role, refuse(CodeInvalid, "The lease record is not well formed.")
 	case s.Get(bucketLease, []byte(l.ID)) != nil:
@@ -157,15 +157,15 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	case read.PolicyEpoch != s.policyEpoch():
 		return role, refuse(CodeStale, "Policies or objects changed while the request was decided.")
 	}
-	ro, ok := s.spec(KindRole, g.Role, &role)
-	target, ok2 := s.object(KindTarget, l.Target)
+	ro, role, ok := s.role(g.Role)
+	target, spec, ok2 := s.target(l.Target)
 	if !ok || !ok2 || RoleTarget(g.Role) != l.Target {
 		return role, refuse(CodeNotFound, "Role %s does not exist.", g.Role)
 	}
 	if ro.Version != g.RoleVersion || target.Version != read.TargetVersion {
 		return role, refuse(CodeStale, "The role or target changed while the request was decided.")
 	}
-	if res := s.checkFrozen(g.Principal, target); !res.OK() {
+	if res := s.checkFrozen(g.Principal, l.Target, spec.Zone); !res.OK() {
 		return role, res
 	}
 	if len(role.Approvals) > 0 {
@@ -174,18 +174,14 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	return role, done("")
 }
 
-func (s *state) checkFrozen(principal string, target Object) Result {
-	spec, _, err := SplitTarget(target.Spec)
-	if err != nil {
-		s.corrupt(bucketObject, objectKey(KindTarget, target.Name), err)
-	}
+func (s *state) checkFrozen(principal, target, zone string) Result {
 	switch {
 	case s.frozen(KindPrincipal, principal):
 		return refuse(CodeFrozen, "%s is contained.", principal)
-	case s.frozen(KindTarget, target.Name):
-		return refuse(CodeFrozen, "Target %s is contained.", target.Name)
-	case s.frozen(KindZone, spec.Zone):
-		return refuse(CodeFrozen, "Zone %s is contained.", spec.Zone)
+	case s.frozen(KindTarget, target):
+		return refuse(CodeFrozen, "Target %s is contained.", target)
+	case s.frozen(KindZone, zone):
+		return refuse(CodeFrozen, "Zone %s is contained.", zone)
 	}
 	return done("")
 }
@@ -333,10 +329,18 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 	if _, res := s.liveTask(c, l.Grant.TaskID, l.Grant.Principal); !res.OK() {
 		return l, role, res
 	}
-	_, ok = s.spec(KindRole, l.Grant.Role, &role)
-	target, ok2 := s.object(KindTarget, l.Target)
+	_, role, ok = s.role(l.Grant.Role)
+	_, spec, ok2 := s.target(l.Target)
 	if !ok || !ok2 {
 		return l, role, refuse(CodeNotFound, "Role %s does not exist.", l.Grant.Role)
 	}
-	return l, role, s.checkFrozen(l.Grant.Principal, target)
+	// The role may have changed since the lease was opened: what it no longer
+	// allows is neither minted again nor prolonged (HAZARDS 1 and 15).
+	if len(role.Approvals) > 0 {
+		return l, role, refuse(CodeApprovalRequired, "Role %s asks for co-signatures now, and the grant carries none.", l.Grant.Role)
+	}
+	if err := scope.Covers(role.Scope, l.Grant.Scope); err != nil {
+		return l, role, refuse(CodeNarrow, "Role %s has become narrower than the lease: %v.", l.Grant.Role, err)
+	}
+	return l, role, s.checkFrozen(l.Grant.Principal, l.Target, spec.Zone)
 }

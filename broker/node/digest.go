@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 
-	"github.com/mayfly-broker/mayfly/broker/audit/tree"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 )
 
@@ -39,7 +38,7 @@ func (r *run) digest() []byte {
 }
 
 func rootAt(q ledger.Query, size uint64) []byte {
-	root, err := tree.Root(q.HashReader(), int64(size))
+	root, err := q.Root(size)
 	if err != nil {
 		return nil
 	}

@@ -52,12 +52,17 @@ type Config struct {
 	Kinds       []issuers.Kind
 	HTTP        *http.Client
 	Logger      *slog.Logger
-	Disk        raftstore.Disk
-	Version     string
+	// Disk says how much free space is kept back.
+	Disk    Disk
+	Version string
 	// Join, where set, makes an empty node join a cluster instead of waiting to
 	// be initialised.
 	Join *Join
 }
+
+// Disk is how much free space under Dir is kept back, in MiB; 0 is the store's
+// default. Below Reserve nothing new is issued; below Floor nothing is recorded.
+type Disk struct{ ReserveMiB, FloorMiB uint64 }
 
 // Join is how an empty node finds its cluster.
 type Join struct {

@@ -128,14 +128,14 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	r.store, err = raftstore.Open(raftstore.Config{
 		NodeID: n.cfg.ID, Dir: n.path(raftDir), Listen: n.cfg.ClusterListen, Advertise: n.cfg.ClusterAdvertise,
 		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap,
-		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: n.cfg.Disk,
+		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: raftstore.Disk{Reserve: n.cfg.Disk.ReserveMiB << 20, Floor: n.cfg.Disk.FloorMiB << 20},
 		Hooks: raftstore.Hooks{
 			Preamble:   n.preamble(k),
 			OnPreamble: func(b []byte) error { return n.absorb(k, b) },
 			Digest:     r.digestOnce,
 			OnDigest:   func(id string, d []byte) { n.compareOnce(r, id, d) },
 		},
-	}, machine{applied: r.grew})
+	}, machine{ledger: new(ledger.Machine), applied: r.grew})
 	if err != nil {
 		return err
 	}

@@ -124,7 +124,7 @@ func (d devNode) service(ctx context.Context, l net.Listener, level string) (*se
 			ID: "dev", Dir: d.path("node"), ClusterListen: "127.0.0.1:0", Issuer: d.url, URL: d.url, URLs: []string{d.url},
 			Hint: h, LocalKey: d.path("seal.key"), FirstPolicy: policy.DevPolicy().Text, HTTP: outbound(),
 			// A laptop's disk is often nearly full; a dev node takes little.
-			Disk: diskKept(64, 16),
+			Disk: node.Disk{ReserveMiB: 64, FloorMiB: 16},
 		},
 	})
 }

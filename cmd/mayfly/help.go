@@ -49,8 +49,14 @@ Also -o table|json|yaml, --field PATH, --retry D and the other flags of mayfly -
 {{.Description}}
 `
 
+// buildVersion is set by the linker: see the Makefile.
+var buildVersion string
+
 // version is what the build recorded of its origin.
 func version() string {
+	if buildVersion != "" {
+		return buildVersion
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "devel"

@@ -22,7 +22,6 @@ import (
 	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/api"
 	"github.com/mayfly-broker/mayfly/broker/node"
-	"github.com/mayfly-broker/mayfly/raftstore"
 )
 
 // drainFor is how long a stopping node waits for requests in flight.
@@ -176,8 +175,3 @@ func newLogger(level, format string) (*slog.Logger, error) {
 
 // outbound is the client for discovery documents and keys of issuers.
 func outbound() *http.Client { return &http.Client{Timeout: 10 * time.Second} }
-
-// diskKept reads the reserve of free space, in MiB.
-func diskKept(reserve, floor uint64) raftstore.Disk {
-	return raftstore.Disk{Reserve: reserve << 20, Floor: floor << 20}
-}

@@ -122,7 +122,7 @@ func (f serverFile) serviceConfig() (serviceConfig, error) {
 	cfg.node = node.Config{
 		ID: f.NodeID, Dir: f.DataDir, ClusterListen: f.Cluster.Listen, ClusterAdvertise: f.Cluster.Advertise,
 		Issuer: f.ExternalURL, URL: f.NodeURL, URLs: urls, HTTP: outbound(),
-		Disk: diskKept(f.Disk.ReserveMiB, f.Disk.FloorMiB),
+		Disk: node.Disk{ReserveMiB: f.Disk.ReserveMiB, FloorMiB: f.Disk.FloorMiB},
 	}
 	if cfg.node.ClusterAdvertise == "" {
 		cfg.node.ClusterAdvertise = f.Cluster.Listen

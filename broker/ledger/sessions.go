@@ -193,7 +193,7 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 	}
 	if b.EnrolmentHash != "" {
 		var e Enrolment
-		if !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal {
+		if len(b.EnrolmentHash) != 64 || !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal {
 			return refuse(CodeTokenSpent, "The enrolment token is unknown, spent or expired. Have a new one made.")
 		}
 		if b.NewKey == nil || b.NewKey.Principal != e.Principal {

@@ -196,7 +196,7 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 	}
 	if b.EnrolmentHash != "" {
 		var e Enrolment
-		if !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal ||
+		if len(b.EnrolmentHash) != 64 || !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal ||
 			e.SpentBy != "" && (b.NewKey == nil || e.SpentBy != b.NewKey.Thumbprint) {
 			return refuse(CodeTokenSpent, "The enrolment token is unknown, spent or expired. Have a new one made.")
 		}

@@ -226,9 +226,15 @@ func TestHazard2ReplicasAgree(t *testing.T) {
 	}
 }
 
+// fatal is what a test and a rapid check have in common.
+type fatal interface {
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // checkBook checks what must hold in every state: the tree's root is that of its
 // entries, and indexes and counters say what the records say.
-func checkBook(t *rapid.T, b *book) {
+func checkBook(t fatal, b *book) {
 	q := b.q()
 	var leaves []tlog.Hash
 	for seq := range q.Size() {

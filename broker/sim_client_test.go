@@ -378,20 +378,14 @@ func (w *world) administer() {
 	})
 }
 
-// askAgain: once all is well, whoever still waits for an answer gets one.
+// askAgain: once all is well, whoever still waits for an answer gets one. A lease
+// that runs out in the same instant is no answer: the client tries once more.
 func (w *world) askAgain() {
 	for _, it := range w.intents {
-		if it.who.Idem == nil || it.done || len(w.wrong) > 0 {
-			continue
-		}
 		var got error
-		p := w.leader
-		w.spawn(p, fmt.Sprintf("last request %d", it.id), func(ctx context.Context) {
-			a, err := p.engine.Request(ctx, it.who, it.in)
-			got = err
-			w.answered(it, a, err)
-		})
-		w.settle()
+		for tries := 0; tries < 2 && it.who.Idem != nil && !it.done && len(w.wrong) == 0; tries++ {
+			got = w.askOnce(it)
+		}
 		switch fault.KindOf(got) {
 		case fault.Denied, fault.ApprovalRequired, fault.NotFound, fault.RateLimited, fault.Invalid:
 		case fault.Conflict:
@@ -402,4 +396,15 @@ func (w *world) askAgain() {
 			}
 		}
 	}
+}
+
+func (w *world) askOnce(it *intent) (got error) {
+	p := w.leader
+	w.spawn(p, fmt.Sprintf("last request %d", it.id), func(ctx context.Context) {
+		a, err := p.engine.Request(ctx, it.who, it.in)
+		got = err
+		w.answered(it, a, err)
+	})
+	w.settle()
+	return got
 }

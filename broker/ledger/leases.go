@@ -162,6 +162,9 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	if !ok || !ok2 || RoleTarget(g.Role) != l.Target {
 		return role, refuse(CodeNotFound, "Role %s does not exist.", g.Role)
 	}
+	if s.Get(bucketObject, objectKey(KindPrincipal, g.Principal)) == nil {
+		return role, refuse(CodeNotFound, "Principal %s does not exist.", g.Principal)
+	}
 	if ro.Version != g.RoleVersion || target.Version != read.TargetVersion {
 		return role, refuse(CodeStale, "The role or target changed while the request was decided.")
 	}

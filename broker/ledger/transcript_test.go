@@ -168,6 +168,7 @@ type player struct {
 	*book
 	actor string
 	base  int64
+	idem  *ledger.Idem
 }
 
 // args are a line's words: those without "=" in order, the others by name.
@@ -264,8 +265,11 @@ func (p *player) command(verb string, a args) ledger.Body {
 		return &ledger.RecordWithdrawals{Items: []ledger.Withdrawal{w}}
 	case "force": // force NAME…
 		return &ledger.ForceEnd{IDs: leaseIDs(a.plain), Reason: "the target is gone"}
-	case "task": // task NAME [parent=] [for=] [deadline=] [lapse=]
+	case "task": // task NAME [id=] [parent=] [for=] [deadline=] [lapse=]
 		t := ledger.Task{ID: id(ledger.PrefixTask, name), Name: name, Purpose: "work", Principal: p.actor, DeadlineMS: p.base + a.ms("deadline", 600_000), LapseMS: a.ms("lapse", 0)}
+		if f := a.named["id"]; f != "" {
+			t.ID = id(ledger.PrefixTask, f)
+		}
 		if f := a.named["for"]; f != "" {
 			t.Principal = f
 		}

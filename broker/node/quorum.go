@@ -102,7 +102,7 @@ func (n *Node) Recover(ctx context.Context, in wire.RecoverRequest) (wire.EnrolA
 		return wire.EnrolAnswer{}, err
 	}
 	n.log.Warn("an administrator is being recovered by a quorum of unseal shares", "principal", in.Principal)
-	return e.EnrolByQuorum(ctx, in.Principal)
+	return e.EnrolByQuorum(ctx, in.Principal, "recover")
 }
 
 // Rekey reshares the same root key: new shares, and the old ones open nothing

@@ -63,6 +63,7 @@ var decoders = map[string][]string{
 	"client":           {"FuzzParseEnrolment", "FuzzBaseURL"},
 	"client/keys":      {"FuzzLoad"},
 	"broker/api":       {"FuzzHTTP", "FuzzStrict"},
+	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},
 	"broker/audit":     {"FuzzVerifyExport"},
 	"broker/identity":  {"FuzzProof", "FuzzToken", "FuzzEnrolToken", "FuzzMethod", "FuzzKeySet"},
 	"broker/policy":    {"FuzzCompile", "FuzzCases"},

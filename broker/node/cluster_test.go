@@ -215,7 +215,7 @@ func (l *logged) count(level, word string) (count int) {
 	return count
 }
 
-func TestHazard02AReplicaWithAnotherRootIsNoticed(t *testing.T) {
+func TestHazard2AReplicaWithAnotherRootIsNoticed(t *testing.T) {
 	t.Parallel()
 	var log logged
 	cfg := config(t, "n1", t.TempDir())

@@ -28,8 +28,9 @@ func id(prefix, name string) string {
 func rawJSON(s string) json.RawMessage { return json.RawMessage(s) }
 
 var (
-	scopeRead = scope.Scope{{Type: "memory", Actions: []string{"read"}}}
-	scopeBoth = scope.Scope{{Type: "memory", Actions: []string{"read", "write"}}}
+	scopeRead  = scope.Scope{{Type: "memory", Actions: []string{"read"}}}
+	scopeWrite = scope.Scope{{Type: "memory", Actions: []string{"write"}}}
+	scopeBoth  = scope.Scope{{Type: "memory", Actions: []string{"read", "write"}}}
 )
 
 const (
@@ -96,6 +97,14 @@ func (b *book) ok(actor string, body ledger.Body) ledger.Result {
 	return res
 }
 
+// refused commits a command that must be refused with a code.
+func (b *book) refused(code, actor string, body ledger.Body) {
+	b.t.Helper()
+	if res := b.do(actor, body); res.Code != code {
+		b.t.Errorf("%s by %q: %s (%s), wanted %s", body.Type(), actor, res.Code, res.Detail, code)
+	}
+}
+
 func (b *book) q() ledger.Query { return ledger.NewQuery(b.mem) }
 
 // version is an object's present version.
@@ -137,4 +146,31 @@ func instance(name string) func(*ledger.OpenLease) {
 			c.ImplicitTask.Instance = name
 		}
 	}
+}
+
+// start opens a task of the actor's.
+func (b *book) start(actor, name, parent string, change ...func(*ledger.Task)) string {
+	b.t.Helper()
+	t := ledger.Task{ID: id(ledger.PrefixTask, name), Name: name, Purpose: "p", Principal: actor, Parent: parent, DeadlineMS: b.now + 600_000}
+	for _, f := range change {
+		f(&t)
+	}
+	b.ok(actor, &ledger.StartTask{Task: t})
+	return t.ID
+}
+
+// put writes one object, whatever its version is.
+func (b *book) put(kind, name, spec string) {
+	b.t.Helper()
+	b.ok(admin, &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: kind, Name: name, Spec: rawJSON(spec), AnyVersion: true}}})
+}
+
+// lease returns a lease that must exist.
+func (b *book) lease(name string) ledger.Lease {
+	b.t.Helper()
+	l, ok := b.q().Lease(id(ledger.PrefixLease, name))
+	if !ok {
+		b.t.Fatalf("no lease %s", name)
+	}
+	return l
 }

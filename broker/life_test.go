@@ -231,7 +231,7 @@ func TestForceEnd(t *testing.T) {
 func TestContainmentEndsWhatLives(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"})
-		b := r.must(agentCaller, wire.AccessRequest{Role: "t2/ro", Purpose: "p"})
+		b := r.must(agentCaller, wire.AccessRequest{Role: "t2/ro", TTL: "60s", Purpose: "p"})
 		op := callerOf(operator, "")
 		if dry, err := r.engine.Contain(t.Context(), op, wire.ContainRequest{What: "zone/z1", Reason: "x", DryRun: true}); err != nil || dry.Leases != 1 || r.lease(a.LeaseID).State != ledger.LeaseOpen {
 			t.Errorf("%+v %v", dry, err)

@@ -2,11 +2,13 @@ package broker_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/brokertest"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -227,5 +229,125 @@ func TestHazard24ClockThatStepsBackDoesNotSpin(t *testing.T) {
 		}
 		r.log.Skew = 0
 		r.within(gone, "the lease ends when the clock is right", r.ended(a.LeaseID))
+	})
+}
+
+// TestHazard8ClocksOfTwoLeadersDiffer: a deposed leader whose clock is 2 s behind
+// has a mint in flight, on a connection that was made after the fence; the next
+// leader's clock is 2 s ahead. The receipt must come after the last instant in
+// which the mint can act.
+func TestHazard8ClocksOfTwoLeadersDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &brokertest.Log{}
+		sys := brokertest.NewSystem("t1")
+		at := func(skew time.Duration, wire func(context.Context, brokertest.Call, func() error) error) *broker.Engine {
+			clock := func() time.Time { return time.Now().Add(skew) }
+			kind := &brokertest.Kind{Systems: map[string]*brokertest.System{"t1": sys, "t2": brokertest.NewSystem("t2")}, Clock: clock, Wire: wire}
+			e, err := broker.New(broker.Config{Log: log, Node: "n", Issuer: "https://mayfly.example", Clock: clock, Kinds: []issuers.Kind{kind}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		var late func() error
+		old := at(-2*time.Second, func(_ context.Context, c brokertest.Call, act func() error) error {
+			if c.Verb == "mint" {
+				late = act
+				return &issuers.Error{Kind: issuers.Unknown, Detail: "no answer"}
+			}
+			return act()
+		})
+		if err := old.Begin(t.Context(), ledger.Genesis{Cluster: "c", Incarnation: 1, Objects: simObjects()}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := old.Request(t.Context(), appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"}); err == nil || late == nil {
+			t.Fatal("the mint was to be in flight")
+		}
+		var id string
+		log.Query(func(q ledger.Query) { id = q.LeasesOn("t1", 1)[0] })
+		log.SetTerm(2)
+		next := at(2*time.Second, nil)
+		r := &rig{t: t, log: log, engine: next}
+		r.lead()
+		defer r.stop()
+		r.within(time.Minute, "the lease has ended", r.ended(id))
+		if err := late(); err == nil {
+			t.Errorf("%s appears on its target after its receipt", sys.Accounts()[0].Name)
+		}
+	})
+}
+
+// TestOverdueHeartbeatsHideNoDeadline: after a failover, tasks whose heartbeats
+// nobody could take are not ended at once; one whose deadline has passed is.
+func TestOverdueHeartbeatsHideNoDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.stop()
+		start := func(in wire.StartTaskRequest) wire.Task {
+			in.Purpose = "p"
+			task, err := r.engine.StartTask(t.Context(), appCaller, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return task
+		}
+		for i := range 100 {
+			start(wire.StartTaskRequest{Name: fmt.Sprintf("lapsing-%d", i), TTL: "10h", Lapse: "10m"})
+		}
+		past := start(wire.StartTaskRequest{Name: "past", TTL: "12m"})
+		state := func(id string) (s string) {
+			r.log.Query(func(q ledger.Query) { x, _ := q.Task(id); s = x.State })
+			return s
+		}
+		wait(15 * time.Minute) // nobody leads
+		r.lead()
+		r.within(2*time.Second, "the task past its deadline has ended", func() bool { return state(past.ID) == ledger.TaskEnded })
+		open := 0
+		r.log.Query(func(q ledger.Query) {
+			q.Tasks("", func(x ledger.Task) bool {
+				if x.State == ledger.TaskOpen {
+					open++
+				}
+				return true
+			})
+		})
+		if open != 100 {
+			t.Errorf("%d of 100 tasks are open: their lapse clock did not stand still", open)
+		}
+		wait(11 * time.Minute)
+		for i := range 100 {
+			r.log.Query(func(q ledger.Query) {
+				if q.TaskNamed("workload:a", fmt.Sprintf("lapsing-%d", i)) != "" {
+					t.Errorf("task %d has not lapsed", i)
+				}
+			})
+		}
+	})
+}
+
+// TestHeartbeatInTheLastInstantDelaysNothingElse: an end that the ledger refuses
+// because a heartbeat came first holds up no lease that is due.
+func TestHeartbeatInTheLastInstantDelaysNothingElse(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		task, err := r.engine.StartTask(t.Context(), appCaller, wire.StartTaskRequest{Name: "t", Purpose: "p", Lapse: "10s"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := r.must(agentCaller, wire.AccessRequest{Role: "t2/ro", TTL: "10s", Purpose: "p"})
+		beaten := false
+		r.log.Before = func(d ledger.Decoded) error {
+			if d.Type == "end_task" && !beaten {
+				beaten = true
+				r.log.Skew = -time.Second // it was made before the task was due
+				defer func() { r.log.Skew = 0 }()
+				_, err := r.engine.HeartbeatTask(context.Background(), appCaller, task.ID)
+				return err
+			}
+			return nil
+		}
+		r.within(10*time.Second+100*time.Millisecond, "the lease is ending", func() bool { return r.lease(a.LeaseID).State == ledger.LeaseEnding })
+		if !beaten {
+			t.Error("no end was tried")
+		}
 	})
 }

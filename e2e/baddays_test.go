@@ -123,7 +123,7 @@ func TestBadDayDiskLow(t *testing.T) {
 	var brief wire.AccessAnswer
 	c.Admin.JSON(t, &brief, "request", "orders/readonly", "--purpose", "before", "--ttl", "5s")
 	// The same node with a reserve that no disk has free.
-	c.Reconfigure(t, `"disk": {"reserve_mib": 1000000000}`)
+	c.Reconfigure(t, `"disk": {"reserve_mib": 1000000000, "floor_mib": 1}`)
 	c.Nodes[0].Kill(t)
 	c.Nodes[0].Start(t)
 	c.Leader(t)

@@ -75,6 +75,13 @@ func (e *Engine) Lead(ctx context.Context) {
 		case <-timer.C:
 		case <-e.lead.wake:
 		}
+		if ctx.Err() != nil { // select chooses at random among what is ready
+			return
+		}
+		select {
+		case <-e.lead.wake: // one look serves the timer and the call
+		default:
+		}
 		sleep, err := e.endDue(ctx)
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn("cannot end what is due; trying again", "error", err)
@@ -106,8 +113,12 @@ func (e *Engine) endDue(ctx context.Context) (time.Duration, error) {
 			shorten(&sleep, now, next)
 			break
 		}
-		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.EndLeases{IDs: ids, Reason: ledger.EndExpired}); err != nil {
+		res, err := e.commit(ctx, e.header(Caller{}), &ledger.EndLeases{IDs: ids, Reason: ledger.EndExpired})
+		if err != nil {
 			return tick, err
+		}
+		if len(res.Also) == 0 {
+			break // our clock has stepped back since the look: what is due is not due yet
 		}
 	}
 	var ended []string
@@ -239,8 +250,12 @@ func (e *Engine) sweep(ctx context.Context) {
 		if err := e.view(func(q ledger.Query) error { more = q.DueSweep(e.now().UnixMilli()); return nil }); err != nil || !more {
 			return
 		}
-		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.Sweep{Max: ledger.MaxSweepBatch}); err != nil {
+		res, err := e.commit(ctx, e.header(Caller{}), &ledger.Sweep{Max: ledger.MaxSweepBatch})
+		if err != nil {
 			e.log.Warn("sweep failed; trying again later", "error", err)
+			return
+		}
+		if string(res.Value) == "0" { // as in endDue
 			return
 		}
 	}

@@ -140,13 +140,17 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		if err != nil {
 			return out, false, err
 		}
-		l.ExpiresMS = cmd.ExpiresMS
-		if err := ext.Extend(ctx, issuerLease(l, role)); err != nil {
-			return out, false, upstream(l.Target, err)
-		}
 	}
-	out, err = e.Lease(ctx, c, id)
-	return out, false, err
+	// The ledger says until when: a repeated idempotency key changes nothing.
+	// The target is told even when the ledger knows already, since the call that
+	// extended the ledger may have failed to reach it.
+	if err := e.view(func(q ledger.Query) error { l, _ = q.Lease(id); return nil }); err != nil {
+		return out, false, err
+	}
+	if err := ext.Extend(ctx, issuerLease(l, role)); err != nil {
+		return out, false, upstream(l.Target, err)
+	}
+	return wireLease(l), false, nil
 }
 
 func renewedEnd(now time.Time, l ledger.Lease, role ledger.RoleSpec, asked time.Duration) int64 {

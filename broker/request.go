@@ -505,6 +505,11 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 	if _, err = e.commit(ctx, h, &next); err != nil {
 		return answer, err
 	}
+	// Read again: it may have been renewed meanwhile. What this mint makes must
+	// be this generation, and done by this deadline.
+	if err = e.view(func(q ledger.Query) error { l, _ = q.Lease(l.ID); return nil }); err != nil {
+		return answer, err
+	}
 	l.Generation, l.Name, l.MintDeadlineMS = next.Generation, next.Name, next.MintDeadlineMS
 	return e.mint(ctx, t, l, role, false)
 }

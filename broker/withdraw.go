@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +48,7 @@ func newWithdrawer(e *Engine) *withdrawer {
 func newLane() *lane {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = 200*time.Millisecond, 30*time.Second
+	b.RandomizationFactor = 0 // one leader asks: there is no herd to spread
 	return &lane{backoff: b, parked: map[string]*parked{}}
 }
 
@@ -71,7 +74,7 @@ func (w *withdrawer) start(ctx context.Context) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for name := range due {
+	for _, name := range slices.Sorted(maps.Keys(due)) { // in order, so that a run can be repeated
 		l := w.lanes[name]
 		if l == nil {
 			l = newLane()
@@ -137,7 +140,8 @@ func (w *withdrawer) batch(name string, l *lane) ([]ledger.Lease, error) {
 // must see once it is clear that time alone does not help.
 func (w *withdrawer) park(ctx context.Context, l *lane, failed map[string]error) {
 	var items []ledger.Withdrawal
-	for id, err := range failed {
+	for _, id := range slices.Sorted(maps.Keys(failed)) {
+		err := failed[id]
 		p := l.parked[id]
 		if p == nil {
 			p = &parked{}

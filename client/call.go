@@ -129,7 +129,7 @@ func (c *Client) round(ctx context.Context, k *call, again *bool) error {
 			nodes = append([]string{node}, nodes...)
 			continue
 		case e.Problem.Code == CodeNotLeader && hops < maxHops:
-			if leader := c.leader(e); leader != "" {
+			if leader := c.leader(e, k.path); leader != "" {
 				hops++
 				nodes = append([]string{leader}, slices.DeleteFunc(nodes, func(n string) bool { return n == leader })...)
 			}
@@ -166,7 +166,7 @@ var errPartial = errors.New("the answer broke off")
 // leader reads the address that a 421 answer pointed to. With a private CA any
 // host will do, since the handshake proves that the CA vouches for it; the
 // system's CAs vouch for the whole world, so there it must be a node we know.
-func (c *Client) leader(e *Error) string {
+func (c *Client) leader(e *Error, path string) string {
 	var at *location
 	if !errors.As(e.Err, &at) {
 		return ""
@@ -182,6 +182,10 @@ func (c *Client) leader(e *Error) string {
 	}
 	if !c.privateCA {
 		return ""
+	}
+	// The same path at the leader: what stands before it is the leader's base.
+	if base, ok := strings.CutSuffix(at.url, path); ok {
+		return base
 	}
 	return "https://" + u.Host
 }

@@ -141,8 +141,8 @@ func (c *Client) enrol(ctx context.Context, token secret.Text) (wire.LoginAnswer
 		return wire.LoginAnswer{}, err
 	}
 	var a wire.LoginAnswer
-	// The token is consumed with this key: the same key may redeem it again
-	// when the answer was lost, so a retry is safe.
+	// Trying again does no harm: where an answer was lost, the broker says that
+	// the token is spent.
 	k := call{method: "POST", path: apiBase + "/login", auth: authProof, out: &a, fresh: func() ([]byte, error) { return body, nil }}
 	if err := c.do(ctx, k); err != nil {
 		return wire.LoginAnswer{}, err

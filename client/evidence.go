@@ -47,7 +47,8 @@ type evidence struct {
 type source struct {
 	method string // its usual AuthMethod
 	where  string // for people
-	find   func(ctx context.Context, c *Client) (found func(context.Context) (secret.Text, error), err error)
+	// find returns what gets the token, nil where there is nothing.
+	find func(c *Client) func(context.Context) (secret.Text, error)
 }
 
 // sources is the contract's order, after MAYFLY_METHOD and before the home's key.
@@ -63,7 +64,7 @@ func sources() []source {
 
 // evidence finds what to log in with. A source that is there but broken is an
 // error, not absence: falling through would act as somebody else.
-func (c *Client) evidence(ctx context.Context) (evidence, error) {
+func (c *Client) evidence() (evidence, error) {
 	named := c.cfg.Method
 	if named == MethodKey {
 		return c.keyEvidence()
@@ -74,10 +75,7 @@ func (c *Client) evidence(ctx context.Context) (evidence, error) {
 	}
 	var first *evidence
 	for _, s := range sources() {
-		token, err := s.find(ctx, c)
-		if err != nil {
-			return evidence{}, err
-		}
+		token := s.find(c)
 		if token == nil {
 			continue
 		}
@@ -175,29 +173,29 @@ func fromFile(path, where string) func(context.Context) (secret.Text, error) {
 	}
 }
 
-func findJWTFile(_ context.Context, c *Client) (func(context.Context) (secret.Text, error), error) {
+func findJWTFile(c *Client) func(context.Context) (secret.Text, error) {
 	if c.cfg.JWTFile == "" {
-		return nil, nil
+		return nil
 	}
-	return fromFile(c.cfg.JWTFile, "MAYFLY_JWT_FILE names "+c.cfg.JWTFile), nil
+	return fromFile(c.cfg.JWTFile, "MAYFLY_JWT_FILE names "+c.cfg.JWTFile)
 }
 
-func findProjected(_ context.Context, _ *Client) (func(context.Context) (secret.Text, error), error) {
+func findProjected(_ *Client) func(context.Context) (secret.Text, error) {
 	for _, path := range projectedTokens {
 		_, err := readBounded(path, maxTokenFile)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			continue // another user's pod mount is not ours
 		}
-		return fromFile(path, "the projected token "+path), nil
+		return fromFile(path, "the projected token "+path)
 	}
-	return nil, nil
+	return nil
 }
 
 // findGitLab takes the job's ID token, whose audience the pipeline's file sets.
-func findGitLab(_ context.Context, c *Client) (func(context.Context) (secret.Text, error), error) {
+func findGitLab(c *Client) func(context.Context) (secret.Text, error) {
 	v := c.getenv("MAYFLY_ID_TOKEN")
 	if c.getenv("GITLAB_CI") == "" || v == "" {
-		return nil, nil
+		return nil
 	}
 	return func(context.Context) (secret.Text, error) {
 		t, err := tokenText([]byte(v))
@@ -205,14 +203,14 @@ func findGitLab(_ context.Context, c *Client) (func(context.Context) (secret.Tex
 			return t, broken("MAYFLY_ID_TOKEN", err)
 		}
 		return t, nil
-	}, nil
+	}
 }
 
 // findGitHub asks the runner's token service, which makes a token per audience.
-func findGitHub(_ context.Context, c *Client) (func(context.Context) (secret.Text, error), error) {
+func findGitHub(c *Client) func(context.Context) (secret.Text, error) {
 	address, bearer := c.getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), secret.New(c.getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN"))
 	if address == "" || bearer.IsZero() {
-		return nil, nil
+		return nil
 	}
 	return func(ctx context.Context) (secret.Text, error) {
 		plain, aud, err := c.audience(ctx)
@@ -227,7 +225,7 @@ func findGitHub(_ context.Context, c *Client) (func(context.Context) (secret.Tex
 			return t, broken("GitHub's token service", err)
 		}
 		return t, nil
-	}, nil
+	}
 }
 
 func askGitHub(ctx context.Context, address string, bearer secret.Text, audience string) (secret.Text, error) {
@@ -278,10 +276,10 @@ func loopback(u *url.URL) bool {
 
 // findSPIFFE asks the Workload API for a JWT-SVID with both audiences: such
 // tokens are cached and shared, so a method may want either.
-func findSPIFFE(_ context.Context, c *Client) (func(context.Context) (secret.Text, error), error) {
+func findSPIFFE(c *Client) func(context.Context) (secret.Text, error) {
 	socket := c.getenv("SPIFFE_ENDPOINT_SOCKET")
 	if socket == "" {
-		return nil, nil
+		return nil
 	}
 	return func(ctx context.Context) (secret.Text, error) {
 		plain, bound, err := c.audience(ctx)
@@ -295,5 +293,5 @@ func findSPIFFE(_ context.Context, c *Client) (func(context.Context) (secret.Tex
 			return secret.Text{}, broken("the SPIFFE Workload API", err)
 		}
 		return secret.New(svid.Marshal()), nil
-	}, nil
+	}
 }

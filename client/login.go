@@ -58,7 +58,7 @@ func (c *Client) Logout(ctx context.Context) error {
 // login goes through the evidence once and opens a session with the first that
 // is there. It falls through on absence, never on refusal.
 func (c *Client) login(ctx context.Context) (session, error) {
-	ev, err := c.evidence(ctx)
+	ev, err := c.evidence()
 	if err != nil {
 		return session{}, err
 	}

@@ -58,7 +58,7 @@ func (s session) due(now time.Time) bool {
 // either.
 func (c *Client) fingerprint() string {
 	way := ""
-	if ev, err := c.evidence(context.Background()); err == nil {
+	if ev, err := c.evidence(); err == nil {
 		way = ev.where
 	}
 	h := sha256.New()

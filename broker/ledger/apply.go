@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // Result is what a command came to. Code "ok" means that it took effect; any
@@ -145,10 +146,23 @@ func (s *state) replay(c *context) (Result, bool) {
 	if !s.load(bucketIdem, key(c.Actor.Principal, c.Idem.Key), &rec) {
 		return Result{}, false
 	}
-	if rec.Hash != c.Idem.Hash {
+	switch {
+	case rec.Hash != c.Idem.Hash:
 		return refuse(CodeIdemMismatch, "This idempotency key was used for another request. Use a new key."), true
+	case s.gaveNothing(rec):
+		return Result{}, false
 	}
 	return rec.Result, true
+}
+
+// gaveNothing reports whether a remembered outcome is a lease whose mint has
+// failed: the client that retries with the same key has a right to a new one.
+func (v *view) gaveNothing(rec idemRecord) bool {
+	if !strings.HasPrefix(rec.Result.ID, PrefixLease) {
+		return false
+	}
+	l, ok := v.lease(rec.Result.ID)
+	return ok && l.End != nil && l.End.Reason == EndMintFailed
 }
 
 func (s *state) remember(c *context, res Result) {

@@ -50,7 +50,7 @@ func (s *state) endLease(c *context, l Lease, reason string) {
 	l.State = LeaseEnding
 	l.End = &End{Reason: reason, By: c.Actor.Principal, SinceMS: c.now}
 	s.save(bucketLease, []byte(l.ID), l)
-	s.put(bucketEnding, key(l.Target, l.ID), beUint(uint64(c.now)))
+	s.put(bucketEnding, key(l.Target, l.ID), beUint(0)) // at once, by whatever clock
 
 	t, ok := s.task(g.TaskID)
 	switch {

@@ -162,6 +162,9 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	if !ok || !ok2 || RoleTarget(g.Role) != l.Target {
 		return role, refuse(CodeNotFound, "Role %s does not exist.", g.Role)
 	}
+	if s.Get(bucketObject, objectKey(KindPrincipal, g.Principal)) == nil {
+		return role, refuse(CodeNotFound, "Principal %s does not exist.", g.Principal)
+	}
 	if ro.Version != g.RoleVersion || target.Version != read.TargetVersion {
 		return role, refuse(CodeStale, "The role or target changed while the request was decided.")
 	}
@@ -333,6 +336,14 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 	_, spec, ok2 := s.target(l.Target)
 	if !ok || !ok2 {
 		return l, role, refuse(CodeNotFound, "Role %s does not exist.", l.Grant.Role)
+	}
+	// The role may have changed since the lease was opened: what it no longer
+	// allows is neither minted again nor prolonged (HAZARDS 1 and 15).
+	if len(role.Approvals) > 0 {
+		return l, role, refuse(CodeApprovalRequired, "Role %s asks for co-signatures now, and the grant carries none.", l.Grant.Role)
+	}
+	if err := scope.Covers(role.Scope, l.Grant.Scope); err != nil {
+		return l, role, refuse(CodeNarrow, "Role %s has become narrower than the lease: %v.", l.Grant.Role, err)
 	}
 	return l, role, s.checkFrozen(l.Grant.Principal, l.Target, spec.Zone)
 }

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -20,7 +19,7 @@ type Genesis struct {
 func (*Genesis) Type() string { return "genesis" }
 
 func (b *Genesis) apply(s *state, c *context) Result {
-	if res := s.checkChanges(b.Objects); !res.OK() {
+	if res := s.checkChanges(c, b.Objects); !res.OK() {
 		return res
 	}
 	g := *b
@@ -59,7 +58,7 @@ func (b *ChangeObjects) apply(s *state, c *context) Result {
 	if len(b.Changes) == 0 || len(b.Changes) > MaxObjectsPut {
 		return refuse(CodeInvalid, "One change holds 1 to %d objects.", MaxObjectsPut)
 	}
-	if res := s.checkChanges(b.Changes); !res.OK() {
+	if res := s.checkChanges(c, b.Changes); !res.OK() {
 		return res
 	}
 	for _, o := range b.Changes {
@@ -68,7 +67,7 @@ func (b *ChangeObjects) apply(s *state, c *context) Result {
 	return done("")
 }
 
-func (s *state) checkChanges(changes []ObjectChange) Result {
+func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 	writes := map[string]int{}
 	for _, o := range changes {
 		if !slices.Contains(Kinds, o.Kind) {
@@ -93,6 +92,9 @@ func (s *state) checkChanges(changes []ObjectChange) Result {
 		if err := checkSpec(o.Kind, o.Name, o.Spec); err != nil {
 			return refuse(CodeInvalid, "%s %s: %v.", o.Kind, o.Name, err)
 		}
+		if res := checkSecrets(c, o); !res.OK() {
+			return res
+		}
 		if res := s.checkReferences(o, changes); !res.OK() {
 			return res
 		}
@@ -106,6 +108,23 @@ func (s *state) checkChanges(changes []ObjectChange) Result {
 	for _, kind := range Kinds { // in order: maps are not ranged over here
 		if n := writes[kind]; n > 0 && s.countObjects(kind)+n > MaxObjects {
 			return refuse(CodeCapCount, "At most %d objects of kind %s are allowed.", MaxObjects, kind)
+		}
+	}
+	return done("")
+}
+
+// checkSecrets: each secret that an object names travels with the command, under
+// the object's own name. What does not fit is refused: an error here would stop
+// every node of the cluster.
+func checkSecrets(c *context, o ObjectChange) Result {
+	for _, name := range o.Secrets {
+		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name })
+		field, ok := strings.CutPrefix(name, o.Kind+"/"+o.Name+"/")
+		switch {
+		case i < 0 || !ok || field == "":
+			return refuse(CodeInvalid, "%s %s: the secret %s does not travel with its command.", o.Kind, o.Name, name)
+		case len(c.secrets[i].Value) > MaxSecretBytes:
+			return refuse(CodeInvalid, "%s %s: the secret %s has %d bytes; at most %d are allowed.", o.Kind, o.Name, field, len(c.secrets[i].Value), MaxSecretBytes)
 		}
 	}
 	return done("")
@@ -206,14 +225,8 @@ func (s *state) change(c *context, o ObjectChange) {
 		rec.CreatedMS = old.CreatedMS
 	}
 	for _, name := range o.Secrets {
-		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name })
-		field, ok := strings.CutPrefix(name, o.Kind+"/"+o.Name+"/")
-		if i < 0 || !ok || len(c.secrets[i].Value) > MaxSecretBytes {
-			if s.err == nil {
-				s.err = fmt.Errorf("ledger: %s %s: secret %s does not travel with its command", o.Kind, o.Name, name)
-			}
-			return
-		}
+		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name }) // checked by checkSecrets
+		field := strings.TrimPrefix(name, o.Kind+"/"+o.Name+"/")
 		s.put(bucketSecret, []byte(name), c.secrets[i].Value)
 		if !slices.Contains(rec.Secrets, field) {
 			rec.Secrets = append(rec.Secrets, field)

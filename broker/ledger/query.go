@@ -284,10 +284,11 @@ func (q Query) DecisionSeq(id string) (uint64, bool) {
 }
 
 // Idempotent returns the remembered result of a principal's idempotency key
-// and the hash of the request it belongs to.
+// and the hash of the request it belongs to. ok is false where the key may be
+// used anew: what it opened was a lease whose mint has failed.
 func (q Query) Idempotent(principal, k string) (hash string, res Result, ok bool) {
 	var rec idemRecord
-	ok = q.v.load(bucketIdem, key(principal, k), &rec)
+	ok = q.v.load(bucketIdem, key(principal, k), &rec) && !q.v.gaveNothing(rec)
 	return rec.Hash, rec.Result, ok
 }
 
@@ -295,7 +296,7 @@ func (q Query) Idempotent(principal, k string) (hash string, res Result, ok bool
 func (q Query) SessionCount(principal string) int { return len(q.v.sessionIDs(principal)) }
 
 // HashReader returns the stored hashes of the Merkle tree.
-func (q Query) HashReader() tlog.HashReader { return treeReader{q.v} }
+func (q Query) HashReader() tlog.HashReader { return treeReader(q) }
 
 // Root returns the Merkle root over the first size commands.
 func (q Query) Root(size uint64) (tlog.Hash, error) {

@@ -109,6 +109,9 @@ type IssueEnrolment struct {
 	TokenHash string `json:"token_hash"`
 	Principal string `json:"principal"`
 	ExpiresMS int64  `json:"expires_ms"`
+	// Why is empty for a token that a session asked for; else init, recover or
+	// dev: then the header has no decision, and this says what stood in for one.
+	Why string `json:"why,omitempty"`
 }
 
 // Type implements [Body].
@@ -196,7 +199,7 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 	}
 	if b.EnrolmentHash != "" {
 		var e Enrolment
-		if !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal ||
+		if len(b.EnrolmentHash) != 64 || !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal ||
 			e.SpentBy != "" && (b.NewKey == nil || e.SpentBy != b.NewKey.Thumbprint) {
 			return refuse(CodeTokenSpent, "The enrolment token is unknown, spent or expired. Have a new one made.")
 		}

@@ -46,30 +46,7 @@ func keyCommand(s *shell) *cli.Command {
 					return s.show(list, func(p *page) { keyTable(p, list) })
 				}),
 			},
-			{
-				Name: "add", Usage: "register a public key", ArgsUsage: "[FILE|-]",
-				Description: `FILE holds a public key as JWK, PEM or in OpenSSH's one-line form. Without it,
-the key of this home is registered.
-
-Examples:
-  mayfly key add ~/.ssh/id_ed25519.pub --use approve
-  mayfly key add --principal workload:ci key.jwk`,
-				Flags: []cli.Flag{principal(), &cli.StringFlag{Name: "use", Value: "session", Usage: "what the key is for: `session|approve`"}},
-				Action: s.with(0, 1, func(c *cli.Context, cl *client.Client, args []string) error {
-					if err := checkUse(c.String("use")); err != nil {
-						return err
-					}
-					jwk, err := s.publicKey(cl, args)
-					if err != nil {
-						return err
-					}
-					k, err := cl.AddKey(c.Context, wire.AddKeyRequest{Principal: c.String("principal"), Use: c.String("use"), JWK: jwk})
-					if err != nil {
-						return err
-					}
-					return s.show(k, func(p *page) { keyTable(p, []wire.Key{k}) })
-				}),
-			},
+			keyAddCommand(s, principal()),
 			{
 				Name: "remove", Usage: "withdraw a key", ArgsUsage: "THUMBPRINT",
 				Description: `Examples:
@@ -84,6 +61,33 @@ Examples:
 				}),
 			},
 		},
+	}
+}
+
+func keyAddCommand(s *shell, principal cli.Flag) *cli.Command {
+	return &cli.Command{
+		Name: "add", Usage: "register a public key", ArgsUsage: "[FILE|-]",
+		Description: `FILE holds a public key as JWK, PEM or in OpenSSH's one-line form. Without it,
+the key of this home is registered.
+
+Examples:
+  mayfly key add ~/.ssh/id_ed25519.pub --use approve
+  mayfly key add --principal workload:ci key.jwk`,
+		Flags: []cli.Flag{principal, &cli.StringFlag{Name: "use", Value: "session", Usage: "what the key is for: `session|approve`"}},
+		Action: s.with(0, 1, func(c *cli.Context, cl *client.Client, args []string) error {
+			if err := checkUse(c.String("use")); err != nil {
+				return err
+			}
+			jwk, err := s.publicKey(cl, args)
+			if err != nil {
+				return err
+			}
+			k, err := cl.AddKey(c.Context, wire.AddKeyRequest{Principal: c.String("principal"), Use: c.String("use"), JWK: jwk})
+			if err != nil {
+				return err
+			}
+			return s.show(k, func(p *page) { keyTable(p, []wire.Key{k}) })
+		}),
 	}
 }
 

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/urfave/cli/v2"
@@ -271,7 +273,7 @@ func summary(o wire.Object) string {
 	case "Target", "AuthMethod", "Sink":
 		return strings.TrimSpace(spec.Type + " " + spec.Address + spec.Issuer)
 	case "Role":
-		return strings.Trim("ttl "+spec.TTL.Default+" of "+spec.TTL.Max, " ")
+		return "ttl " + short(spec.TTL.Default) + ", at most " + short(spec.TTL.Max)
 	case "Group":
 		return count(len(spec.Members), "member")
 	case "Principal":
@@ -281,6 +283,15 @@ func summary(o wire.Object) string {
 	default:
 		return ""
 	}
+}
+
+// short writes a duration as people do: 15m for 15m0s.
+func short(d string) string {
+	v, err := time.ParseDuration(d)
+	if err != nil {
+		return or(d, "?")
+	}
+	return span(v)
 }
 
 func objectPage(p *page, o wire.Object) {
@@ -297,8 +308,8 @@ func deleteCommand(s *shell) *cli.Command {
 
 Examples:
   mayfly delete Role orders/old --dry-run
-  mayfly delete target/orders --yes --reason "moved to the new cluster"`,
-		Flags: confirmFlags(),
+  mayfly delete target/orders --with-roles --yes --reason "moved to the new cluster"`,
+		Flags: confirmFlags(&cli.BoolFlag{Name: "with-roles", Usage: "with a target, its roles too"}),
 		Action: s.with(1, 2, func(c *cli.Context, cl *client.Client, args []string) error {
 			kind, name, err := kindName(args)
 			if err != nil {
@@ -308,6 +319,11 @@ Examples:
 				return usage("delete takes one object: KIND NAME")
 			}
 			in := wire.ApplyRequest{Delete: []wire.Ref{{Kind: kind, Name: name}}, DryRun: true}
+			if c.Bool("with-roles") {
+				if err := addRoles(c.Context, cl, &in, kind, name); err != nil {
+					return err
+				}
+			}
 			// Looking first tells what stands in the way before anybody is asked.
 			a, err := cl.Apply(c.Context, in)
 			if err != nil {
@@ -316,7 +332,7 @@ Examples:
 			if c.Bool("dry-run") {
 				return s.showChanges(a)
 			}
-			reason, err := s.confirm(c, fmt.Sprintf("delete %s %s", kind, clean(name)))
+			reason, err := s.confirm(c, deletion(in.Delete))
 			if err != nil {
 				return err
 			}
@@ -327,4 +343,30 @@ Examples:
 			return s.showChanges(a)
 		}),
 	}
+}
+
+// addRoles has the roles of a target deleted with it.
+func addRoles(ctx context.Context, cl *client.Client, in *wire.ApplyRequest, kind, name string) error {
+	if kind != "Target" {
+		return usage("--with-roles goes with a target, not with a %s", kind)
+	}
+	roles, err := cl.Objects(ctx, "Role")
+	if err != nil {
+		return err
+	}
+	for _, r := range roles {
+		if strings.HasPrefix(r.Name, name+"/") {
+			in.Delete = append(in.Delete, wire.Ref{Kind: "Role", Name: r.Name})
+		}
+	}
+	return nil
+}
+
+// deletion says what is about to be deleted.
+func deletion(list []wire.Ref) string {
+	var what []string
+	for _, r := range list {
+		what = append(what, r.Kind+" "+r.Name)
+	}
+	return "delete " + clean(strings.Join(what, ", "))
 }

@@ -116,7 +116,7 @@ func whoamiCommand(s *shell) *cli.Command {
 					"principal", me.Principal, "instance", me.Instance, "groups", strings.Join(me.Groups, ", "), "owner", me.Owner,
 					"cluster", me.Cluster, "logged in by", or(me.Method, "its key"), "session", me.SessionID,
 					"bound by", me.Binding + attested(me.AttestedKey), "until", p.both(me.ExpiresAt),
-				}, pairs(me.Facts)...)...)
+				}, facts(me.Facts)...)...)
 			})
 		}),
 	}
@@ -127,6 +127,15 @@ func attested(yes bool) string {
 		return ", key attested"
 	}
 	return ", key not attested"
+}
+
+// facts are what the attestation proved, for a card.
+func facts(m map[string]string) []string {
+	out := pairs(m)
+	for i := 0; i < len(out); i += 2 {
+		out[i] = "fact " + out[i]
+	}
+	return out
 }
 
 // pairs lists a map's members in order, for a card.

@@ -126,14 +126,15 @@ func (s *shell) refuseTarget(name string, report wire.TargetReport) error {
 	}
 	var fixes []string
 	for _, f := range report.Findings {
-		if !f.OK && !f.Warning && f.Fix != "" && !slices.Contains(fixes, f.Fix) {
-			fixes = append(fixes, f.Fix)
+		fix := strings.TrimSpace(f.Fix)
+		if !f.OK && !f.Warning && fix != "" {
+			fixes = append(fixes, strings.TrimSuffix(fix, ";")+";")
 		}
 	}
 	next := ""
 	if len(fixes) > 0 {
 		if s.output == asTable {
-			fmt.Fprintf(s.err, "\nRun this on %s as its administrator, then try again:\n\n%s\n\n", clean(name), cleanLines(strings.Join(fixes, "\n")))
+			fmt.Fprintf(s.err, "\nRun this on %s as its administrator, then try again:\n\n%s\n\n", clean(name), cleanLines(strings.Join(slices.Compact(fixes), "\n")))
 		}
 		next = "run the statements above"
 	}
@@ -164,9 +165,24 @@ func (s *shell) showTarget(name, group, permit string, report wire.TargetReport,
 		}
 		p.line(strings.TrimRight(permit, "\n"))
 		if len(roles) > 0 {
-			p.line("\nThen: mayfly exec " + roles[0] + " -- psql")
+			p.line("\nThen: " + tryOut(report.Roles[0]))
 		}
 	})
+}
+
+// tryOut is the command by which somebody sees the role work.
+func tryOut(role wire.Object) string {
+	var spec struct {
+		Scope []struct {
+			Type string `json:"type"`
+		} `json:"scope"`
+	}
+	// A role of another shape is asked for all the same.
+	_ = json.Unmarshal(role.Spec, &spec)
+	if len(spec.Scope) > 0 && spec.Scope[0].Type == "database" {
+		return "mayfly exec " + role.Name + " -- psql"
+	}
+	return "mayfly request " + role.Name + " --purpose 'trying it out'"
 }
 
 // permitFor is the policy that lets a group request and renew the roles.

@@ -166,7 +166,7 @@ func driftLines(p *page, list []wire.Drift) {
 			"      ended (still there; being removed)", strings.Join(d.Ended, ", "), "      missing (an open lease, no credential)", strings.Join(d.Missing, ", "))
 	}
 	if len(list) == 0 {
-		p.line("no targets")
+		p.line("there is no target whose catalogue can be compared")
 	}
 }
 
@@ -255,7 +255,7 @@ Examples:
 				&cli.Uint64Flag{Name: "to", Usage: "the entry after the last (`SEQ`; 0 is the end)"},
 			},
 			Action: s.with(0, 0, func(c *cli.Context, cl *client.Client, _ []string) error {
-				return cl.AuditExport(c.Context, c.Uint64("from"), c.Uint64("to"), s.out)
+				return cl.AuditExport(c.Context, c.Uint64("from"), c.Uint64("to"), s.exportTo())
 			}),
 		}, auditVerifyCommand(s)},
 	}

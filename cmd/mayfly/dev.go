@@ -163,7 +163,7 @@ func (d devNode) enrol(ctx context.Context, svc *service) error {
 	if err != nil {
 		return err
 	}
-	tok, err := e.EnrolByQuorum(ctx, devOperator)
+	tok, err := e.EnrolByQuorum(ctx, devOperator, "dev")
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (d devNode) enrol(ctx context.Context, svc *service) error {
 // finds it whole.
 func (d devNode) writeEnv() error {
 	var b strings.Builder
-	for _, kv := range [][2]string{{"MAYFLY_ADDR", d.url}, {"MAYFLY_CACERT", d.path("tls", "ca.pem")}, {"MAYFLY_HOME", d.path("client")}} {
+	for _, kv := range [][2]string{{"MAYFLY_ADDR", d.url}, {"MAYFLY_CACERT", d.path("tls", "ca.pem")}, {"MAYFLY_HOME", d.path("client")}, {"MAYFLY_METHOD", "key"}} {
 		fmt.Fprintf(&b, "export %s=%s\n", kv[0], shellQuote(kv[1]))
 	}
 	tmp := d.path("env.tmp")

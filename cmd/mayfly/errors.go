@@ -76,8 +76,11 @@ func unknownFlag(word string, command *cli.Command, app *cli.App) error {
 
 // fail tells on stderr why a command failed and returns its exit code.
 func (s *shell) fail(err error) int {
-	p, code, next := problemOf(err)
 	var f *failure
+	if !s.acted && !errors.As(err, &f) {
+		err = usage("%s", err.Error()) // a flag's or a variable's value could not be read
+	}
+	p, code, next := problemOf(err)
 	if errors.As(err, &f) && f.silent {
 		return f.code
 	}

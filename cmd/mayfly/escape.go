@@ -111,3 +111,21 @@ func escapeYAML(doc []byte) []byte {
 	}
 	return b.Bytes()
 }
+
+// exportTo is stdout for a document whose bytes must stay as they are; only a
+// terminal gets them escaped.
+func (s *shell) exportTo() io.Writer {
+	if terminal(s.out) {
+		return escaping{s.out}
+	}
+	return s.out
+}
+
+type escaping struct{ w io.Writer }
+
+func (e escaping) Write(p []byte) (int, error) {
+	if _, err := e.w.Write(escapeJSON(p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -140,6 +140,7 @@ func (b *bench) lines() []string {
 }
 
 func TestExecEndsWithTheCommandsCodeAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.start("exec", "orders/readonly", "--", "sh", "-c", "exit 7").want(7)
 	b.clean()
@@ -156,6 +157,7 @@ func TestExecEndsWithTheCommandsCodeAndLeavesNothing(t *testing.T) {
 }
 
 func TestExecEnvironment(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	r := b.start("exec", "orders/readonly", "--", "env")
 	r.want(0)
@@ -205,6 +207,7 @@ func TestExecFailuresBeforeTheCommand(t *testing.T) {
 		"nobody": {func(b *bench) { b.env = append(b.env, "MAYFLY_HOME="+filepath.Join(b.dir, "nobody")) }, []string{"exec", "orders/readonly", "--", "true"}, 126},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t)
 			if c.prepare != nil {
 				c.prepare(b)
@@ -223,6 +226,7 @@ func TestExecFailuresBeforeTheCommand(t *testing.T) {
 }
 
 func TestExecPassesSignalsOn(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1} {
 		b := newBench(t)
 		r := b.start("exec", "orders/readonly", "--", "sh", "-c", `trap 'exit 9' TERM INT HUP USR1; echo up > "$OUT"; while :; do sleep 0.05; done`)
@@ -234,6 +238,7 @@ func TestExecPassesSignalsOn(t *testing.T) {
 }
 
 func TestExecKillsWhatIgnoresTERM(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	r := b.start("exec", "--grace", "200ms", "orders/readonly", "--", "sh", "-c", `trap '' TERM; echo up > "$OUT"; while :; do sleep 0.05; done`)
 	until(t, "the command runs", func() bool { return len(b.lines()) > 0 })
@@ -243,6 +248,7 @@ func TestExecKillsWhatIgnoresTERM(t *testing.T) {
 }
 
 func TestExecInterruptedBeforeTheCommand(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		b := newBench(t)
 		b.c.Fail(clienttest.Failure{Prefix: "/api/v1/requests", Problem: clienttest.Unavailable("no_leader")})
@@ -255,6 +261,7 @@ func TestExecInterruptedBeforeTheCommand(t *testing.T) {
 }
 
 func TestExecRenews(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.c.LeaseTTL = 2 * time.Second
 	r := b.start("exec", "orders/readonly", "--", "sleep", "60")
@@ -271,6 +278,7 @@ func TestExecRenews(t *testing.T) {
 }
 
 func TestExecRestartsWithASuccessor(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.c.LeaseTTL, b.c.LeaseMax = 2*time.Second, 2*time.Second
 	r := b.start("exec", "--on-change", "restart", "orders/readonly", "--", "sh", "-c", `echo $MAYFLY_LEASE_ID >> "$OUT"; while :; do sleep 0.05; done`)
@@ -288,6 +296,7 @@ func TestExecRestartsWithASuccessor(t *testing.T) {
 }
 
 func TestExecMintsTheSuccessorBeforeItEndsTheOldLease(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.c.LeaseTTL, b.c.LeaseMax = 2*time.Second, 2*time.Second
 	r := b.start("exec", "orders/readonly", "--", "sleep", "60")
@@ -311,6 +320,7 @@ func TestExecMintsTheSuccessorBeforeItEndsTheOldLease(t *testing.T) {
 }
 
 func TestExecReplacesFilesAndSignals(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.c.LeaseTTL, b.c.LeaseMax = 2*time.Second, 2*time.Second
 	files := filepath.Join(b.dir, "files")
@@ -339,6 +349,7 @@ func TestExecReplacesFilesAndSignals(t *testing.T) {
 }
 
 func TestExecLeavesForeignFilesAlone(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	files := filepath.Join(b.dir, "files")
 	if err := os.Mkdir(files, 0o700); err != nil {
@@ -356,6 +367,7 @@ func TestExecLeavesForeignFilesAlone(t *testing.T) {
 }
 
 func TestExecSaysWhenTheBrokerIsGoneAtTheEnd(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	r := b.start("exec", "orders/readonly", "--", "sh", "-c", `echo up > "$OUT"; until [ -e "$OUT.go" ]; do sleep 0.05; done; exit 3`)
 	until(t, "the command runs", func() bool { return len(b.lines()) > 0 })
@@ -371,6 +383,7 @@ func TestExecSaysWhenTheBrokerIsGoneAtTheEnd(t *testing.T) {
 }
 
 func TestExecGoesOnThroughAnOutage(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.c.LeaseTTL = 3 * time.Second
 	r := b.start("exec", "--retry", "100ms", "orders/readonly", "--", "sh", "-c", `echo up > "$OUT"; sleep 60`)
@@ -388,6 +401,7 @@ func TestExecGoesOnThroughAnOutage(t *testing.T) {
 }
 
 func TestExecEndsTheCommandWhenItsTaskIsOver(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	r := b.start("exec", "--lapse", "400ms", "orders/readonly", "--", "sh", "-c", `echo up > "$OUT"; exec sleep 60`)
 	until(t, "the command runs", func() bool { return len(b.lines()) > 0 })
@@ -403,6 +417,7 @@ func TestExecEndsTheCommandWhenItsTaskIsOver(t *testing.T) {
 }
 
 func TestExecInAGivenTaskEndsItsLeaseOnly(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.start("task", "start", "mine", "--purpose", "p").want(0)
 	b.env = append(b.env, "MAYFLY_PURPOSE=")

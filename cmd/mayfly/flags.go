@@ -15,7 +15,13 @@ var confirming = []string{"yes", "force", "reason", "emergency", "hash", "help",
 
 // globalFlags may stand anywhere on the command line.
 func globalFlags() []cli.Flag {
-	flags := []cli.Flag{
+	flags := plainGlobals()
+	twins(flags, nil)
+	return flags
+}
+
+func plainGlobals() []cli.Flag {
+	return []cli.Flag{
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: asTable, Usage: "how to print the result: `table|json|yaml`"},
 		&cli.StringFlag{Name: "field", Usage: "print only this part of the result, as in lease_id or leases[0].id (`PATH`)"},
 		&cli.DurationFlag{Name: "retry", Value: client.DefaultRetry, Usage: "how long to retry on other nodes while the cluster is unavailable (`D`)"},
@@ -25,15 +31,15 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "jwt-file", Usage: "an ID token to log in with (`FILE`)"},
 		&cli.StringFlag{Name: "method", Usage: "the AuthMethod to log in by; key is the home's key (`NAME`)"},
 	}
-	twins(flags)
-	return flags
 }
 
-// twins gives each flag its variable: --dry-run is MAYFLY_DRY_RUN.
-func twins(flags []cli.Flag) {
+// twins gives each flag its variable: --dry-run is MAYFLY_DRY_RUN. Where a
+// command has a flag of a global one's name, the variable stays the global
+// one's: `dev --home` must never start inside MAYFLY_HOME.
+func twins(flags, globals []cli.Flag) {
 	for _, f := range flags {
 		name := f.Names()[0]
-		if slices.Contains(confirming, name) {
+		if slices.Contains(confirming, name) || find(globals, name) != nil {
 			continue
 		}
 		env := []string{"MAYFLY_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}

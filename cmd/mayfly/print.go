@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // show prints a result in the format that was asked for; human prints it as a
@@ -83,42 +81,6 @@ func decodeAny(raw []byte) (any, error) {
 	var doc any
 	err := dec.Decode(&doc)
 	return doc, err
-}
-
-// writeYAML prints JSON as YAML with keys in the document's order. Strings that
-// hold characters a terminal would obey are quoted, and those escaped.
-func writeYAML(w io.Writer, raw []byte) error {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(raw, &doc); err != nil { // JSON is YAML
-		return err
-	}
-	blockStyle(&doc)
-	var b bytes.Buffer
-	enc := yaml.NewEncoder(&b)
-	enc.SetIndent(2)
-	if err := enc.Encode(&doc); err != nil {
-		return err
-	}
-	_, err := w.Write(escapeYAML(b.Bytes()))
-	return err
-}
-
-func blockStyle(n *yaml.Node) {
-	switch {
-	case n.Kind == yaml.ScalarNode && n.Tag == "!!str":
-		n.Style = 0
-		if strings.ContainsFunc(n.Value, hostile) {
-			n.Style = yaml.DoubleQuotedStyle
-			if !strings.ContainsFunc(n.Value, func(r rune) bool { return hostile(r) && r != '\n' && r != '\t' }) {
-				n.Style = yaml.LiteralStyle
-			}
-		}
-	case n.Kind != yaml.ScalarNode && len(n.Content) > 0:
-		n.Style = 0
-	}
-	for _, c := range n.Content {
-		blockStyle(c)
-	}
 }
 
 // page prints for people. The first write error is kept.
@@ -203,13 +165,6 @@ func (p *page) when(t time.Time) string {
 		return "in " + span(d)
 	}
 	return span(p.now.Sub(t)) + " ago"
-}
-
-func (p *page) whenPtr(t *time.Time) string {
-	if t == nil {
-		return ""
-	}
-	return p.when(*t)
 }
 
 // both is an instant in both ways, for cards.

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -110,11 +113,11 @@ func (f serverFile) serviceConfig() (serviceConfig, error) {
 	if cfg.log, err = newLogger(f.Log.Level, f.Log.Format); err != nil {
 		return cfg, err
 	}
-	if cfg.certs, err = api.CertificateFiles(f.TLS.CertFile, f.TLS.KeyFile); err != nil {
-		return cfg, err
-	}
 	ca, err := os.ReadFile(f.TLS.CAFile)
 	if err != nil {
+		return cfg, err
+	}
+	if cfg.certs, err = api.NewCertificates(f.certificate); err != nil {
 		return cfg, err
 	}
 	urls := append([]string{f.NodeURL}, f.PeerURLs...)
@@ -148,6 +151,31 @@ func (f serverFile) serviceConfig() (serviceConfig, error) {
 		cfg.node.Join = &node.Join{Token: strings.TrimSpace(string(token))}
 	}
 	return cfg, nil
+}
+
+// certificate reads the server's certificate and sends the CA along with it,
+// so that a newcomer who knows only the CA's hash, from an enrolment token,
+// recognises the node.
+func (f serverFile) certificate() (tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(f.TLS.CertFile, f.TLS.KeyFile)
+	if err != nil {
+		return cert, err
+	}
+	b, err := os.ReadFile(f.TLS.CAFile)
+	if err != nil {
+		return cert, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return cert, fmt.Errorf("%s holds no PEM certificate", f.TLS.CAFile)
+	}
+	for _, sent := range cert.Certificate {
+		if bytes.Equal(sent, block.Bytes) {
+			return cert, nil
+		}
+	}
+	cert.Certificate = append(cert.Certificate, block.Bytes)
+	return cert, nil
 }
 
 func serverCommand(s *shell) *cli.Command {

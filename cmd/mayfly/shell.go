@@ -38,6 +38,7 @@ type shell struct {
 
 	output string // format, [asTable] when not given
 	field  string
+	acted  bool // a command has begun: its errors are not about how it was called
 	began  time.Time
 	lines  *bufio.Reader // over in, once something was read of it
 }
@@ -68,30 +69,28 @@ func (s *shell) run(ctx context.Context, argv []string) int {
 func (s *shell) app() *cli.App {
 	cli.FlagStringer = flagLine // the library has no other place for it
 	app := &cli.App{
-		Name:            "mayfly",
-		Usage:           "credentials for a task, gone when the task is",
-		Version:         version(),
-		HideVersion:     false,
-		HideHelpCommand: true,
-		Reader:          s.in,
-		Writer:          s.out,
-		ErrWriter:       s.err,
-		Flags:           globalFlags(),
-		Commands:        commands(s),
-		Before:          s.before,
+		Name:      "mayfly",
+		Usage:     "credentials for a task, gone when the task is",
+		Version:   version(),
+		Reader:    s.in,
+		Writer:    s.out,
+		ErrWriter: s.err,
+		Flags:     globalFlags(),
+		Commands:  commands(s),
+		Before:    s.before,
 		// Exit codes and messages are ours: see fail.
 		ExitErrHandler:        func(*cli.Context, error) {},
 		OnUsageError:          func(_ *cli.Context, err error, _ bool) error { return usage("%s", err.Error()) },
 		CustomAppHelpTemplate: appHelp,
 	}
 	for _, c := range app.Commands {
-		finish(c)
+		s.finish(c)
 	}
 	return app
 }
 
 // finish gives a command and those below it what they all share.
-func finish(c *cli.Command) {
+func (s *shell) finish(c *cli.Command) {
 	c.HideHelpCommand = true
 	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usage("%s", err.Error()) }
 	c.CustomHelpTemplate = commandHelp
@@ -105,9 +104,15 @@ func finish(c *cli.Command) {
 			return usage("mayfly %s needs a subcommand: %s", c.Name, strings.Join(names(c.Subcommands), ", "))
 		}
 	}
-	twins(c.Flags)
+	twins(c.Flags, plainGlobals())
+	if action := c.Action; action != nil {
+		c.Action = func(ctx *cli.Context) error {
+			s.acted = true
+			return action(ctx)
+		}
+	}
 	for _, sub := range c.Subcommands {
-		finish(sub)
+		s.finish(sub)
 	}
 }
 

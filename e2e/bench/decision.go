@@ -17,7 +17,7 @@ const (
 )
 
 // measureDecision times a decision in this process, at few policies and many.
-func measureDecision(_ context.Context, b *bench) error {
+func measureDecision(_ context.Context, b *bench, _ section) error {
 	for _, n := range []int{10, 1000} {
 		set, err := policy.Compile(installation(n))
 		if err != nil {

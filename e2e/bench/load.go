@@ -13,10 +13,16 @@ type outcome struct {
 	rate     float64 // done per second
 	p50, p99 time.Duration
 	done     int
+	// CPU time of one, all nodes together and in this process; 0 if not measured.
+	node, client time.Duration
 }
 
 func (o outcome) quantiles() string {
-	return fmt.Sprintf("p50 %s, p99 %s", short(o.p50), short(o.p99))
+	text := fmt.Sprintf("p50 %s, p99 %s", short(o.p50), short(o.p99))
+	if o.node > 0 {
+		text += fmt.Sprintf("; CPU: nodes %s, client %s", short(o.node), short(o.client))
+	}
+	return text
 }
 
 // drive has clients do something over and over for d, each as soon as its last

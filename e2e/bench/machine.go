@@ -35,7 +35,7 @@ type limits struct {
 }
 
 // measureMachine measures the limits that other rows stand beside.
-func measureMachine(ctx context.Context, b *bench) error {
+func measureMachine(ctx context.Context, b *bench, _ section) error {
 	if err := b.measureFsync(); err != nil {
 		return err
 	}

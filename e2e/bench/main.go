@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -46,17 +47,37 @@ type bench struct {
 // section is a group of measurements that share a set-up.
 type section struct {
 	name string
-	run  func(context.Context, *bench) error
+	run  func(context.Context, *bench, section) error
+	// steps are its parts in order; a section without any is one step itself.
+	steps []step
+}
+
+type step struct {
+	name string
+	run  func(context.Context, *bench, *place) error
+}
+
+// wanted keeps the steps that -only names.
+func (b *bench) wanted(s section) (section, bool) {
+	if len(s.steps) == 0 {
+		return s, b.only.MatchString(s.name)
+	}
+	s.steps = slices.DeleteFunc(slices.Clone(s.steps), func(st step) bool { return !b.only.MatchString(s.name + "/" + st.name) })
+	return s, len(s.steps) > 0
 }
 
 // sections in the order in which they run: the machine's own limits first.
 func sections() []section {
+	idle, database := step{"idle", measureIdle}, step{"database", measureDatabase}
+	fast, ledger := step{"fast", measureFast}, step{"ledger", measureLedger}
 	return []section{
-		{"machine", measureMachine},
-		{"decision", measureDecision},
-		{"one-node", measureOneNode},
-		{"restart", measureRestart},
-		{"three-nodes", measureThreeNodes},
+		{name: "machine", run: measureMachine},
+		{name: "decision", run: measureDecision},
+		{name: "one-node", run: measureNodes(1), steps: []step{idle, database, fast, ledger, {"reads", measureReads}, {"withdrawal", measureWithdrawal}}},
+		{name: "restart", run: measureRestart},
+		{name: "three-nodes", run: measureNodes(3), steps: []step{
+			idle, database, fast, ledger, {"follower", measureFollowerReads}, {"containment", measureContainment}, {"cut-off", measureCutOff}, {"failover", measureFailover},
+		}},
 	}
 }
 
@@ -64,7 +85,7 @@ func main() {
 	var o options
 	echo := flag.String("echo", "", "serve the HTTPS echo with this directory's certificates; the bench calls itself so")
 	seconds := flag.Float64("seconds", 5, "how long each cell is measured")
-	only := flag.String("only", "", "sections to run, a regular expression: machine, decision, one-node, restart, three-nodes")
+	only := flag.String("only", "", "what to measure, a regular expression over section/step, as in one-node/ledger|restart")
 	flag.BoolVar(&o.quick, "quick", false, "a fifth of the time and of the leases, for a look")
 	flag.BoolVar(&o.markdown, "markdown", false, "print a Markdown table")
 	flag.IntVar(&o.live, "live", 200_000, "live leases of the large restart")
@@ -109,11 +130,12 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	began := time.Now()
 	for _, s := range sections() {
-		if !b.only.MatchString(s.name) {
+		s, ok := b.wanted(s)
+		if !ok {
 			continue
 		}
 		b.progress("== %s", s.name)
-		if serr := s.run(ctx, b); serr != nil {
+		if serr := s.run(ctx, b, s); serr != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", s.name, serr))
 			b.progress("   %v", serr)
 			if ctx.Err() != nil {

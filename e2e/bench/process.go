@@ -101,3 +101,34 @@ func (p *process) resident() (anonymous, file int64, err error) {
 	}
 	return anonymous, file, nil
 }
+
+// clockTick is the unit of /proc/PID/stat, 1/100 s on Linux (proc(5)).
+const clockTick = 10 * time.Millisecond
+
+// cpu is the CPU time that the process has used; 0 if it has ended.
+func (p *process) cpu() time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	// The name in parentheses may hold anything; fields 14 and 15 follow it.
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick
+}
+
+// ownCPU is the CPU time that the bench itself has used.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

@@ -37,7 +37,7 @@ func (p *place) mintTask(ctx context.Context, name string, n int) (task string, 
 
 // measureWithdrawal ends many leases at once, sessions and all, then as many
 // one by one as time allows, beside plain DROP ROLE.
-func (p *place) measureWithdrawal(ctx context.Context, b *bench) error {
+func measureWithdrawal(ctx context.Context, b *bench, p *place) error {
 	conn, err := p.db.connect(ctx)
 	if err != nil {
 		return err

@@ -36,6 +36,8 @@ var may = map[string]struct {
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},
 	"broker/ledger":            {product: []string{"broker/audit/tree", "scope"}, tests: []string{"broker/ledger/ledgertest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
+	"broker/brokertest":        {product: []string{"broker/ledger", "broker/ledger/ledgertest", "broker/...", "issuers", "scope", "secret"}, why: "targets and logs in memory, for tests and simulations of the engine"},
+	"plugins":                  {why: "kinds out of process; nothing is here yet"},
 	"broker/ledger/ledgertest": {product: []string{"broker/ledger"}, why: "an in-memory ledger for tests"},
 	"broker/audit":             {product: []string{"broker/audit/tree", "broker/fault"}, why: "offline verification must not need a broker"},
 	"broker/identity":          {product: []string{"broker/fault", "secret"}, tests: []string{"client/keys"}, why: "says who calls, not what they may"},

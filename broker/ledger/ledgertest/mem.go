@@ -91,3 +91,13 @@ func (m *Mem) Dump() string {
 	}
 	return sb.String()
 }
+
+// Each calls fn for every record, in order of bucket and key.
+func (m *Mem) Each(fn func(bucket, key string, value []byte)) {
+	for _, name := range slices.Sorted(maps.Keys(m.buckets)) {
+		m.Scan(name, nil, nil, func(k, v []byte) bool {
+			fn(name, string(k), v)
+			return true
+		})
+	}
+}

@@ -59,20 +59,45 @@ func (p *place) close() error {
 	return err
 }
 
-func measureOneNode(ctx context.Context, b *bench) (err error) {
-	p, err := open(ctx, b, 1, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.close()) }()
-	for _, step := range []func(context.Context, *bench) error{
-		p.measureIdle, p.measureDatabase, p.measureFast, p.measureLedger, p.measureReads, p.measureWithdrawal,
-	} {
-		if err := step(ctx, b); err != nil {
+// measureNodes runs a section's steps on one cluster of so many nodes.
+func measureNodes(nodes int) func(context.Context, *bench, section) error {
+	return func(ctx context.Context, b *bench, s section) (err error) {
+		p, err := open(ctx, b, nodes, true)
+		if err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, p.close()) }()
+		for _, st := range s.steps {
+			if serr := st.run(ctx, b, p); serr != nil {
+				b.progress("   %s: %v", st.name, serr)
+				err = errors.Join(err, fmt.Errorf("%s: %w", st.name, serr))
+			}
+			if ctx.Err() != nil {
+				return err
+			}
+		}
+		return err
 	}
-	return nil
+}
+
+// drive is drive, with the CPU time that it cost the nodes and this process.
+func (p *place) drive(ctx context.Context, clients int, d time.Duration, do func(context.Context, int) error) (outcome, error) {
+	nodes, own := p.spent(), ownCPU()
+	o, err := drive(ctx, clients, d, do)
+	if o.done > 0 {
+		n := time.Duration(o.done + clients) // the first ones are not in done
+		o.node, o.client = (p.spent()-nodes)/n, (ownCPU()-own)/n
+	}
+	return o, err
+}
+
+// spent is the CPU time of all nodes so far.
+func (p *place) spent() time.Duration {
+	var sum time.Duration
+	for _, n := range p.nodes {
+		sum += n.proc.cpu()
+	}
+	return sum
 }
 
 func (p *place) nodesText() string {
@@ -83,31 +108,31 @@ func (p *place) nodesText() string {
 }
 
 // measureIdle is one client alone: how long one credential takes.
-func (p *place) measureIdle(ctx context.Context, b *bench) error {
+func measureIdle(ctx context.Context, b *bench, p *place) error {
 	raw, err := p.db.bare(ctx, 1, b.cell, rawClear)
 	if err != nil {
 		return err
 	}
-	got, err := drive(ctx, 1, b.cell, p.crowd.request(pgDefault+"/read", p.crowd.dpop))
+	got, err := p.drive(ctx, 1, b.cell, p.crowd.request(pgDefault+"/read", p.crowd.dpop))
 	if err != nil {
 		return err
 	}
 	budget := 3*(b.limits.fsync+raw.p50) + 2*time.Millisecond
 	b.add(row{
-		what: "PostgreSQL, " + p.nodesText() + ", 1 client: time of one", got: short(got.p99) + " p99", detail: fmt.Sprintf("p50 %s, %s", short(got.p50), perSecond(got.rate)),
+		what: "PostgreSQL, " + p.nodesText() + ", 1 client: time of one", got: short(got.p99) + " p99", detail: got.quantiles() + ", " + perSecond(got.rate),
 		raw: fmt.Sprintf("bare p50 %s, p99 %s, fsync %s", short(raw.p50), short(raw.p99), short(b.limits.fsync)), ratio: times(got.rate, raw.rate), budget: "p99 < " + short(budget), met: met(got.p99 < budget),
 	})
 	return nil
 }
 
 // measureDatabase is the main job under load, beside a bare client.
-func (p *place) measureDatabase(ctx context.Context, b *bench) error {
+func measureDatabase(ctx context.Context, b *bench, p *place) error {
 	for _, clients := range []int{16, 64} {
 		raw, err := p.db.bare(ctx, clients, b.cell, rawClear)
 		if err != nil {
 			return err
 		}
-		got, err := drive(ctx, clients, b.cell, p.crowd.request(pgDefault+"/read", p.crowd.dpop))
+		got, err := p.drive(ctx, clients, b.cell, p.crowd.request(pgDefault+"/read", p.crowd.dpop))
 		if err != nil {
 			return err
 		}
@@ -122,7 +147,7 @@ func (p *place) measureDatabase(ctx context.Context, b *bench) error {
 }
 
 // measureFast is the same with what makes the target's own share small.
-func (p *place) measureFast(ctx context.Context, b *bench) error {
+func measureFast(ctx context.Context, b *bench, p *place) error {
 	for _, how := range []struct{ target, text, raw string }{
 		{pgFast, "scram_iterations 64", raw64}, {pgCert, "certificate login", rawNone},
 	} {
@@ -131,7 +156,7 @@ func (p *place) measureFast(ctx context.Context, b *bench) error {
 			return err
 		}
 		for _, by := range p.bindings() {
-			got, err := drive(ctx, 16, b.cell, p.crowd.request(how.target+"/read", by.clients))
+			got, err := p.drive(ctx, 16, b.cell, p.crowd.request(how.target+"/read", by.clients))
 			if err != nil {
 				return err
 			}
@@ -153,14 +178,14 @@ func (p *place) bindings() []binding {
 }
 
 // measureLedger is leases that touch no target.
-func (p *place) measureLedger(ctx context.Context, b *bench) error {
+func measureLedger(ctx context.Context, b *bench, p *place) error {
 	budget, limit := 3000.0, b.limits.commits1
 	if len(p.nodes) > 1 {
 		budget, limit = 2100, b.limits.commits3
 	}
 	var mtls float64
 	for _, by := range p.bindings() {
-		got, err := drive(ctx, most, b.cell, p.crowd.request(jwtRole, by.clients))
+		got, err := p.drive(ctx, most, b.cell, p.crowd.request(jwtRole, by.clients))
 		if err != nil {
 			return err
 		}
@@ -180,7 +205,7 @@ func (p *place) measureLedger(ctx context.Context, b *bench) error {
 }
 
 // measureReads is look-ups that change nothing, on one node.
-func (p *place) measureReads(ctx context.Context, b *bench) error {
+func measureReads(ctx context.Context, b *bench, p *place) error {
 	leases := make([]string, most)
 	err := each(ctx, most, 8, func(ctx context.Context, i int) error {
 		a, err := p.crowd.dpop[i].Request(ctx, wire.AccessRequest{Role: jwtRole, Task: p.crowd.tasks[i]})
@@ -197,7 +222,7 @@ func (p *place) measureReads(ctx context.Context, b *bench) error {
 			name string
 			do   func(context.Context, int) error
 		}{{"whoami", whoami}, {"lease show", show}} {
-			got, err := drive(ctx, most, b.cell, read.do)
+			got, err := p.drive(ctx, most, b.cell, read.do)
 			if err != nil {
 				return err
 			}

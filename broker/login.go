@@ -405,7 +405,7 @@ func (e *Engine) enrol(ctx context.Context, h ledger.Header, principal string, t
 // EnrolByQuorum makes an enrolment token for an administrator whose identity
 // a quorum of unseal shares vouches for (`operator recover`). The caller has
 // checked the shares, has just made them, or is a development node; it logs
-// which. The ledger names the way the token was made.
+// which. The ledger names the way the token was made, and why.
 func (e *Engine) EnrolByQuorum(ctx context.Context, principal, why string) (wire.EnrolAnswer, error) {
 	h := e.header(Caller{Session: ledger.Session{Principal: "quorum:unseal-shares"}})
 	return e.enrol(ctx, h, principal, defaultEnrolTTL, why)

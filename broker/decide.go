@@ -29,7 +29,7 @@ type ground struct {
 	epoch    uint64
 	policies string // versions of the policies, to compile only when they change
 	set      *policy.Set
-	groups   []ledger.Object
+	members  memberships
 	zones    []zoneNet
 	docs     documents
 }
@@ -58,7 +58,7 @@ func (d *decider) at(q ledger.Query) (*ground, error) {
 	for _, o := range objects {
 		fmt.Fprintf(&versions, "%s@%d\n", o.Name, o.Version)
 	}
-	g := &ground{epoch: epoch, policies: versions.String(), groups: q.Objects(ledger.KindGroup), zones: zoneNets(q.Objects(ledger.KindZone))}
+	g := &ground{epoch: epoch, policies: versions.String(), members: membersOf(q.Objects(ledger.KindGroup)), zones: zoneNets(q.Objects(ledger.KindZone))}
 	if d.last != nil && d.last.policies == g.policies {
 		g.set = d.last.set
 	} else {
@@ -102,19 +102,38 @@ func zoneNets(objects []ledger.Object) []zoneNet {
 	return out
 }
 
-// groupsOf returns the groups that principal is in at an instant, sorted.
-func groupsOf(groups []ledger.Object, principal string, now time.Time) []string {
-	var out []string
+// memberships is who is in which groups, by principal, read out of the groups'
+// documents once: a group may have ten thousand members, and every decision
+// asks.
+type memberships map[string][]membership
+
+type membership struct {
+	group string
+	until *time.Time // nil: for ever
+}
+
+// membersOf reads groups, which come sorted by name.
+func membersOf(groups []ledger.Object) memberships {
+	out := memberships{}
 	for _, o := range groups {
 		var g ledger.GroupSpec
 		if json.Unmarshal(o.Spec, &g) != nil {
 			continue
 		}
 		for _, m := range g.Members {
-			if m.Name == principal && (m.Until == nil || m.Until.After(now)) {
-				out = append(out, o.Name)
-				break
-			}
+			out[m.Name] = append(out[m.Name], membership{group: o.Name, until: m.Until})
+		}
+	}
+	return out
+}
+
+// groups returns the groups that principal is in at an instant, sorted, each
+// once.
+func (m memberships) groups(principal string, now time.Time) []string {
+	var out []string
+	for _, in := range m[principal] {
+		if (in.until == nil || in.until.After(now)) && !slices.Contains(out, in.group) {
+			out = append(out, in.group)
 		}
 	}
 	return out
@@ -161,7 +180,7 @@ func (e *Engine) decide(q ledger.Query, c Caller, ask question) (ruling, error) 
 
 func (e *Engine) principal(q ledger.Query, g *ground, name, instance string) policy.Principal {
 	kind, rest, _ := strings.Cut(name, ":")
-	p := policy.Principal{Kind: kind, Name: rest, Instance: instance, Groups: groupsOf(g.groups, name, e.now())}
+	p := policy.Principal{Kind: kind, Name: rest, Instance: instance, Groups: g.members.groups(name, e.now())}
 	spec := g.owner(q, name)
 	p.Owner, p.Zone, p.Labels = spec.Owner, spec.Zone, spec.Labels
 	if a := spec.Agent; a != nil {

@@ -425,7 +425,7 @@ func (e *Engine) checkPower(q ledger.Query, c Caller, plan []change) error {
 		}
 		return fault.Wrap(err, fault.Invalid, "invalid_policy", "%v", err)
 	}
-	g := &ground{set: set, groups: after(ledger.KindGroup), zones: zoneNets(q.Objects(ledger.KindZone))}
+	g := &ground{set: set, members: membersOf(after(ledger.KindGroup)), zones: zoneNets(q.Objects(ledger.KindZone))}
 	for _, o := range after(ledger.KindPrincipal) {
 		if strings.HasPrefix(o.Name, "human:") && e.administers(q, c, g, o.Name) {
 			return nil

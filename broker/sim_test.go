@@ -25,7 +25,6 @@ type outcome struct {
 	sum     string
 	entries int
 	minted  int
-	refused int
 }
 
 // simulate runs one seed in a bubble of its own.

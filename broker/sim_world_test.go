@@ -51,7 +51,6 @@ func drawProfile(r *rand.Rand) profile {
 // op is a goroutine that waits for the scheduler.
 type op struct {
 	p     *proc // nil: a client's own
-	kind  string
 	key   string
 	stage string
 	wake  chan struct{}

@@ -168,7 +168,6 @@ type player struct {
 	*book
 	actor string
 	base  int64
-	idem  *ledger.Idem
 }
 
 // args are a line's words: those without "=" in order, the others by name.

@@ -3,6 +3,8 @@ package house
 import (
 	"fmt"
 	"go/ast"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -51,6 +53,30 @@ func TestEveryHazardHasATest(t *testing.T) {
 	for _, n := range hazards {
 		if !named(names, "Hazard", n) {
 			t.Errorf("no test is called TestHazard%d…", n)
+		}
+	}
+}
+
+// The page that says which test watches what names tests that exist, and leaves
+// none of them out.
+func TestHazardsPageNamesTheTests(t *testing.T) {
+	x := read(t)
+	names := testNames(x)
+	page, err := os.ReadFile(filepath.Join(x.root, "docs", "hazards.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := regexp.MustCompile("`Test[A-Za-z0-9_]+`").FindAllString(string(page), -1)
+	for i, name := range listed {
+		listed[i] = strings.Trim(name, "`")
+		if !slices.Contains(names, listed[i]) {
+			t.Errorf("docs/hazards.md names %s, which does not exist", listed[i])
+		}
+	}
+	numbered := regexp.MustCompile(`^Test(Hazard|Law)[0-9]`)
+	for _, name := range names {
+		if numbered.MatchString(name) && !slices.Contains(listed, name) {
+			t.Errorf("docs/hazards.md leaves out %s", name)
 		}
 	}
 }

@@ -113,8 +113,12 @@ func (e *Engine) endDue(ctx context.Context) (time.Duration, error) {
 			shorten(&sleep, now, next)
 			break
 		}
-		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.EndLeases{IDs: ids, Reason: ledger.EndExpired}); err != nil {
+		res, err := e.commit(ctx, e.header(Caller{}), &ledger.EndLeases{IDs: ids, Reason: ledger.EndExpired})
+		if err != nil {
 			return tick, err
+		}
+		if len(res.Also) == 0 {
+			break // our clock has stepped back since the look: what is due is not due yet
 		}
 	}
 	var ended []string
@@ -142,12 +146,18 @@ func (e *Engine) dueLeases(now int64) (ids []string, next int64) {
 
 func (e *Engine) endDueTasks(ctx context.Context, now int64, sleep *time.Duration) error {
 	var due []ledger.Task
+	since := e.lead.since.Load()
 	err := e.view(func(q ledger.Query) error {
-		ids, next := q.DueTasks(now, 64)
+		ids, next := q.DueTasks(now, dueTaskScan)
 		shorten(sleep, now, next)
 		for _, id := range ids {
-			if t, ok := q.Task(id); ok {
-				due = append(due, t)
+			t, ok := q.Task(id)
+			if !ok || t.DeadlineMS > now && now < since+t.LapseMS {
+				continue // the lapse clock stood still while nobody led
+			}
+			if due = append(due, t); len(due) == dueTaskBatch {
+				*sleep = 0 // there may be more
+				break
 			}
 		}
 		return nil
@@ -158,18 +168,23 @@ func (e *Engine) endDueTasks(ctx context.Context, now int64, sleep *time.Duratio
 	for _, t := range due {
 		reason := ledger.EndDeadline
 		if t.DeadlineMS > now {
-			// The lapse clock stood still while nobody led.
-			if now < e.lead.since.Load()+t.LapseMS {
-				continue
-			}
 			reason = ledger.EndLapsed
 		}
-		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.EndTask{ID: t.ID, Reason: reason}); err != nil {
+		res, err := e.commit(ctx, e.header(Caller{}), &ledger.EndTask{ID: t.ID, Reason: reason})
+		if err != nil && res.Code != ledger.CodeStale { // stale: a heartbeat came first
 			return err
 		}
 	}
 	return nil
 }
+
+// A round ends dueTaskBatch tasks and looks through dueTaskScan: after a failover
+// many may be overdue for a heartbeat that nobody could take, and those must not
+// hide one whose deadline has passed.
+const (
+	dueTaskBatch = 64
+	dueTaskScan  = 1 << 16
+)
 
 // drainTasks sets the open leases of ended tasks to end, and returns them.
 func (e *Engine) drainTasks(ctx context.Context, tasks []string) ([]string, error) {
@@ -246,8 +261,12 @@ func (e *Engine) sweep(ctx context.Context) {
 		if err := e.view(func(q ledger.Query) error { more = q.DueSweep(e.now().UnixMilli()); return nil }); err != nil || !more {
 			return
 		}
-		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.Sweep{Max: ledger.MaxSweepBatch}); err != nil {
+		res, err := e.commit(ctx, e.header(Caller{}), &ledger.Sweep{Max: ledger.MaxSweepBatch})
+		if err != nil {
 			e.log.Warn("sweep failed; trying again later", "error", err)
+			return
+		}
+		if string(res.Value) == "0" { // as in endDue
 			return
 		}
 	}

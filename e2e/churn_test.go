@@ -181,3 +181,6 @@ func decode(t *testing.T, text string, into any) {
 		t.Fatalf("%v:\n%s", err, text)
 	}
 }
+
+// randomWord is a random word.
+func randomWord() string { return fmt.Sprintf("%x", rand.Uint64()) }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/ledger/ledgertest"
@@ -18,6 +19,9 @@ type Log struct {
 	// After, where set, is told of each committed command; its error is what
 	// the proposer gets, though the command stands.
 	After func(d ledger.Decoded, res ledger.Result) error
+	// Skew moves the instant of each command, as a clock that steps between the
+	// look at the state and the proposal does.
+	Skew time.Duration
 	// Stale, where set, is what Fresh returns.
 	Stale error
 
@@ -35,6 +39,12 @@ func (l *Log) Propose(_ context.Context, command []byte, _ bool) (ledger.Result,
 	}
 	if l.Before != nil {
 		if err := l.Before(d); err != nil {
+			return ledger.Result{}, err
+		}
+	}
+	if l.Skew != 0 {
+		d.Header.AtMS += l.Skew.Milliseconds()
+		if command, err = ledger.Encode(d.Header, d.Body); err != nil {
 			return ledger.Result{}, err
 		}
 	}

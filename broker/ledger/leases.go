@@ -14,8 +14,11 @@ const (
 )
 
 // WithdrawMarginMS is added to a mint deadline before the last look at the
-// target: what a statement may take to fail after its deadline.
-const WithdrawMarginMS = 2_000
+// target. The deadline is by the clock of the leader that minted, the look by the
+// clock of the one that withdraws; each may be off by 2 s before it steps down
+// (HAZARDS 24), in opposite directions. Then 2 s for a statement that has passed
+// its own check of the deadline to commit.
+const WithdrawMarginMS = 2*2_000 + 2_000
 
 // Grant is the permission under which a lease was opened.
 type Grant struct {

@@ -296,7 +296,7 @@ func (q Query) Idempotent(principal, k string) (hash string, res Result, ok bool
 func (q Query) SessionCount(principal string) int { return len(q.v.sessionIDs(principal)) }
 
 // HashReader returns the stored hashes of the Merkle tree.
-func (q Query) HashReader() tlog.HashReader { return treeReader{q.v} }
+func (q Query) HashReader() tlog.HashReader { return treeReader(q) }
 
 // Root returns the Merkle root over the first size commands.
 func (q Query) Root(size uint64) (tlog.Hash, error) {

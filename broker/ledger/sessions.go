@@ -109,6 +109,9 @@ type IssueEnrolment struct {
 	TokenHash string `json:"token_hash"`
 	Principal string `json:"principal"`
 	ExpiresMS int64  `json:"expires_ms"`
+	// Why is empty for a token that a session asked for; else init, recover or
+	// dev: then the header has no decision, and this says what stood in for one.
+	Why string `json:"why,omitempty"`
 }
 
 // Type implements [Body].

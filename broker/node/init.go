@@ -103,7 +103,8 @@ func (n *Node) initialise(ctx context.Context, in wire.InitRequest) (wire.InitAn
 		return answer, err
 	}
 	for _, a := range in.Admins {
-		tok, err := n.condition.run.engine.EnrolByQuorum(ctx, a)
+		n.log.Info("a first administrator gets an enrolment token", "principal", a)
+		tok, err := n.condition.run.engine.EnrolByQuorum(ctx, a, "init")
 		if err != nil {
 			return answer, err
 		}

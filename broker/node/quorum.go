@@ -101,7 +101,8 @@ func (n *Node) Recover(ctx context.Context, in wire.RecoverRequest) (wire.EnrolA
 	if _, _, err := n.prove(in.Shares); err != nil {
 		return wire.EnrolAnswer{}, err
 	}
-	return e.EnrolByQuorum(ctx, in.Principal)
+	n.log.Warn("an administrator is being recovered by a quorum of unseal shares", "principal", in.Principal)
+	return e.EnrolByQuorum(ctx, in.Principal, "recover")
 }
 
 // Rekey reshares the same root key: new shares, and the old ones open nothing

@@ -78,10 +78,7 @@ func (s *shell) shares(source string, n int) ([]string, error) {
 	if err != nil {
 		return nil, failed("no_secret", "the shares: %v", err)
 	}
-	var out []string
-	for _, line := range strings.Fields(string(data)) {
-		out = append(out, line)
-	}
+	out := strings.Fields(string(data))
 	if len(out) == 0 {
 		return nil, failed("no_secret", "there is no share in %s", source)
 	}

@@ -163,7 +163,7 @@ func (d devNode) enrol(ctx context.Context, svc *service) error {
 	if err != nil {
 		return err
 	}
-	tok, err := e.EnrolByQuorum(ctx, devOperator)
+	tok, err := e.EnrolByQuorum(ctx, devOperator, "dev")
 	if err != nil {
 		return err
 	}

@@ -167,13 +167,6 @@ func (p *page) when(t time.Time) string {
 	return span(p.now.Sub(t)) + " ago"
 }
 
-func (p *page) whenPtr(t *time.Time) string {
-	if t == nil {
-		return ""
-	}
-	return p.when(*t)
-}
-
 // both is an instant in both ways, for cards.
 func (p *page) both(t time.Time) string {
 	if t.IsZero() || t.Unix() <= 0 {

@@ -80,8 +80,3 @@ func (t *teller) file(name, text string) {
 		fmt.Fprintf(t.w, "%s  %s\n", margin, line)
 	}
 }
-
-// check prints a fact that was verified just now.
-func (t *teller) check(format string, args ...any) {
-	fmt.Fprintf(t.w, "%s%s %s\n", margin, t.paint(green, "✓"), fmt.Sprintf(format, args...))
-}

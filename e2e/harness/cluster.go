@@ -28,7 +28,7 @@ type ClusterConfig struct {
 	Shares, Threshold int
 	// Nodes is how many; 0 means three.
 	Nodes int
-	// Extra is added to each node's configuration: YAML.
+	// Extra is added to each node's configuration: members of a JSON object.
 	Extra string
 }
 
@@ -149,6 +149,16 @@ func (c *Cluster) initialise(t testing.TB, n *Node) {
 	}
 	c.Shares = answer.Shares
 	c.Admin = c.Admin.Redeem(t, c.Dir, "human:ann", answer.Admins[0].Token).With("MAYFLY_CACERT", c.CA.File)
+}
+
+// Reconfigure writes every node's configuration anew with more members, for its
+// next start.
+func (c *Cluster) Reconfigure(t testing.TB, extra string) {
+	t.Helper()
+	c.cfg.Extra = extra
+	for _, n := range c.Nodes {
+		c.configure(t, n)
+	}
 }
 
 // Join starts a node with a fresh join token and waits until it is a voter.

@@ -15,8 +15,8 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 )
 
-// Database makes a database with a small table of people, adds it as target
-// name, and returns nothing that a test could not read from the contract.
+// Database makes a database with a table of people and one of notes, and adds
+// it as the target of the same name.
 func Database(t testing.TB, pg *pgtest.Server, admin CLI, dir, name string) {
 	t.Helper()
 	pg.Exec(t, "postgres", "CREATE DATABASE "+name)

@@ -62,6 +62,8 @@ var decoders = map[string][]string{
 	"scope":            {"FuzzParse"},
 	"client":           {"FuzzParseEnrolment", "FuzzBaseURL"},
 	"client/keys":      {"FuzzLoad"},
+	"broker":           {"FuzzAccessRequest"},
+	"broker/ledger":    {"FuzzDecode", "FuzzApply"},
 	"broker/api":       {"FuzzHTTP", "FuzzStrict"},
 	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},
 	"broker/audit":     {"FuzzVerifyExport"},

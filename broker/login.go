@@ -273,7 +273,11 @@ func (e *Engine) Whoami(_ context.Context, c Caller) (wire.Whoami, error) {
 	out := wire.Whoami{Principal: s.Principal, Instance: s.Instance, SessionID: s.ID, Binding: s.Binding, Method: s.Method,
 		AttestedKey: s.AttestedKey, Facts: s.Facts, ExpiresAt: at(s.ExpiresMS)}
 	err := e.view(func(q ledger.Query) error {
-		out.Groups = append([]string{}, q.Groups(s.Principal, e.now().UnixMilli())...)
+		on, err := e.decider.at(q)
+		if err != nil {
+			return err
+		}
+		out.Groups = append([]string{}, on.members.groups(s.Principal, e.now())...)
 		var p ledger.PrincipalSpec
 		q.Spec(ledger.KindPrincipal, s.Principal, &p)
 		out.Owner = p.Owner

@@ -111,6 +111,11 @@ func lastAnswers(ctx context.Context, probes []*client.Client, act func() error,
 		cancel()
 	}
 	wg.Wait()
+	for i := range last {
+		if last[i].IsZero() {
+			errs[i] = errors.Join(errors.New("a session was refused before anything happened"), errs[i])
+		}
+	}
 	return last, errors.Join(append(errs, err)...)
 }
 

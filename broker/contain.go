@@ -78,18 +78,27 @@ func (e *Engine) Release(ctx context.Context, c Caller, in wire.ContainRequest) 
 	return out, err
 }
 
-// AuthorizeCluster decides whether the caller may do an operation on the
-// cluster itself (seal it, add or remove nodes), and records the decision
-// before anything is done (law 5).
-func (e *Engine) AuthorizeCluster(ctx context.Context, c Caller, operation string) error {
+// DecideCluster decides whether the caller may do an operation on the cluster
+// itself (seal a node, add or remove one) and returns the command that records
+// the permit. It must be committed before anything is done (law 5).
+func (e *Engine) DecideCluster(ctx context.Context, c Caller, operation string) ([]byte, error) {
 	r, err := e.allow(ctx, c, question{action: policy.ActionAdminister, resource: policy.Resource{Kind: "Cluster", Name: "cluster"}, context: policy.Context{Purpose: operation}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h := e.header(c)
 	h.Idem = nil
 	h.DecisionID, h.Decision = r.ID, r.encode()
-	_, err = e.commit(ctx, h, &ledger.RecordDecision{Action: policy.ActionAdminister, Resource: "Cluster/cluster", Code: operation})
+	return ledger.Encode(h, &ledger.RecordDecision{Action: policy.ActionAdminister, Resource: "Cluster/cluster", Code: operation})
+}
+
+// AuthorizeCluster is DecideCluster with the record committed, on the leader.
+func (e *Engine) AuthorizeCluster(ctx context.Context, c Caller, operation string) error {
+	command, err := e.DecideCluster(ctx, c, operation)
+	if err != nil {
+		return err
+	}
+	_, err = e.cfg.Log.Propose(ctx, command, true)
 	return err
 }
 

@@ -29,8 +29,9 @@ type ground struct {
 	epoch    uint64
 	policies string // versions of the policies, to compile only when they change
 	set      *policy.Set
-	groups   []ledger.Object
+	members  memberships
 	zones    []zoneNet
+	docs     documents
 }
 
 type zoneNet struct {
@@ -57,7 +58,7 @@ func (d *decider) at(q ledger.Query) (*ground, error) {
 	for _, o := range objects {
 		fmt.Fprintf(&versions, "%s@%d\n", o.Name, o.Version)
 	}
-	g := &ground{epoch: epoch, policies: versions.String(), groups: q.Objects(ledger.KindGroup), zones: zoneNets(q.Objects(ledger.KindZone))}
+	g := &ground{epoch: epoch, policies: versions.String(), members: membersOf(q.Objects(ledger.KindGroup)), zones: zoneNets(q.Objects(ledger.KindZone))}
 	if d.last != nil && d.last.policies == g.policies {
 		g.set = d.last.set
 	} else {
@@ -101,19 +102,38 @@ func zoneNets(objects []ledger.Object) []zoneNet {
 	return out
 }
 
-// groupsOf returns the groups that principal is in at an instant, sorted.
-func groupsOf(groups []ledger.Object, principal string, now time.Time) []string {
-	var out []string
+// memberships is who is in which groups, by principal, read out of the groups'
+// documents once: a group may have ten thousand members, and every decision
+// asks.
+type memberships map[string][]membership
+
+type membership struct {
+	group string
+	until *time.Time // nil: for ever
+}
+
+// membersOf reads groups, which come sorted by name.
+func membersOf(groups []ledger.Object) memberships {
+	out := memberships{}
 	for _, o := range groups {
 		var g ledger.GroupSpec
 		if json.Unmarshal(o.Spec, &g) != nil {
 			continue
 		}
 		for _, m := range g.Members {
-			if m.Name == principal && (m.Until == nil || m.Until.After(now)) {
-				out = append(out, o.Name)
-				break
-			}
+			out[m.Name] = append(out[m.Name], membership{group: o.Name, until: m.Until})
+		}
+	}
+	return out
+}
+
+// groups returns the groups that principal is in at an instant, sorted, each
+// once.
+func (m memberships) groups(principal string, now time.Time) []string {
+	var out []string
+	for _, in := range m[principal] {
+		if (in.until == nil || in.until.After(now)) && !slices.Contains(out, in.group) {
+			out = append(out, in.group)
 		}
 	}
 	return out
@@ -160,11 +180,8 @@ func (e *Engine) decide(q ledger.Query, c Caller, ask question) (ruling, error) 
 
 func (e *Engine) principal(q ledger.Query, g *ground, name, instance string) policy.Principal {
 	kind, rest, _ := strings.Cut(name, ":")
-	p := policy.Principal{Kind: kind, Name: rest, Instance: instance, Groups: groupsOf(g.groups, name, e.now())}
-	var spec ledger.PrincipalSpec
-	if _, ok := q.Spec(ledger.KindPrincipal, name, &spec); !ok {
-		return p
-	}
+	p := policy.Principal{Kind: kind, Name: rest, Instance: instance, Groups: g.members.groups(name, e.now())}
+	spec := g.owner(q, name)
 	p.Owner, p.Zone, p.Labels = spec.Owner, spec.Zone, spec.Labels
 	if a := spec.Agent; a != nil {
 		p.Model, p.Version, p.Provenance, p.Stage = a.Model, a.Version, a.Provenance, a.Stage
@@ -223,33 +240,34 @@ func flatten(s scope.Scope) policy.Scope {
 	return out
 }
 
-// resourceOf describes an object to policy.
-func resourceOf(q ledger.Query, kind, name string) policy.Resource {
+// resource describes an object to policy.
+func (g *ground) resource(q ledger.Query, kind, name string) policy.Resource {
 	r := policy.Resource{Kind: kind, Name: name}
+	target := name
 	switch kind {
 	case ledger.KindTarget:
-		r.Zone, r.Type, r.Labels = targetFacts(q, name)
 	case ledger.KindRole:
-		r.Target = ledger.RoleTarget(name)
-		r.Zone, r.Type, r.Labels = targetFacts(q, r.Target)
-		var role ledger.RoleSpec
-		if _, ok := q.Spec(ledger.KindRole, name, &role); ok && len(role.Labels) > 0 {
-			r.Labels = merge(r.Labels, role.Labels)
-		}
+		target = ledger.RoleTarget(name)
+		r.Target = target
+	default:
+		return r
+	}
+	if t := g.target(q, target); t != nil {
+		r.Zone, r.Type, r.Labels = t.spec.Zone, t.spec.Type, t.spec.Labels
+	}
+	if role := g.role(q, name); kind == ledger.KindRole && role != nil && len(role.spec.Labels) > 0 {
+		r.Labels = merge(r.Labels, role.spec.Labels)
 	}
 	return r
 }
 
-func targetFacts(q ledger.Query, name string) (zone, typ string, labels map[string]string) {
-	o, ok := q.Object(ledger.KindTarget, name)
-	if !ok {
-		return "", "", nil
-	}
-	t, _, err := ledger.SplitTarget(o.Spec)
+// resourceOf is [ground.resource] with the newest ground.
+func (e *Engine) resourceOf(q ledger.Query, kind, name string) (policy.Resource, error) {
+	g, err := e.decider.at(q)
 	if err != nil {
-		return "", "", nil
+		return policy.Resource{}, err
 	}
-	return t.Zone, t.Type, t.Labels
+	return g.resource(q, kind, name), nil
 }
 
 // merge returns a with b's entries on top.

@@ -89,6 +89,7 @@ type Engine struct {
 	methods  *methods
 	lead     leadership
 	changed  broadcast
+	settled  settled
 }
 
 // New returns an Engine.

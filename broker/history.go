@@ -13,7 +13,6 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/mayfly-broker/mayfly/broker/audit"
-	"github.com/mayfly-broker/mayfly/broker/audit/tree"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/policy"
@@ -88,8 +87,7 @@ func (h *History) Checkpoint(context.Context) (msg []byte, err error) {
 	err = h.view(func(q ledger.Query) error {
 		g, _ := q.Genesis()
 		c.Origin, c.Size = audit.Origin(g.Cluster, uint64(g.Incarnation)), int64(q.Size())
-		root, err := tree.Root(q.HashReader(), c.Size)
-		c.Root = root
+		c.Root, err = q.Root(q.Size())
 		return err
 	})
 	if err != nil {
@@ -126,7 +124,7 @@ func (e *Engine) AuditEntries(ctx context.Context, c Caller, from uint64, limit 
 			return page, err
 		}
 		page.Entries = append(page.Entries, wire.AuditEntry{Seq: uint64(seq), At: x.Time, Type: x.Type, Result: code,
-			Actor: x.Actor, DecisionID: x.DecisionID, Command: json.RawMessage(x.Command)})
+			Actor: x.Actor, DecisionID: x.DecisionID, Command: ledger.PublicJSON(x.Command)})
 	}
 	return page, nil
 }

@@ -242,7 +242,7 @@ func (e *Engine) containedLeases(q ledger.Query, frozen []ledger.FreezeRecord, l
 			onTarget(f.Name)
 		case ledger.KindZone:
 			for _, o := range q.Objects(ledger.KindTarget) {
-				if zone, _, _ := targetFacts(q, o.Name); zone == f.Name {
+				if t, _, err := ledger.SplitTarget(o.Spec); err == nil && t.Zone == f.Name {
 					onTarget(o.Name)
 				}
 			}

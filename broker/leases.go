@@ -16,7 +16,7 @@ func (e *Engine) Lease(_ context.Context, c Caller, id string) (wire.Lease, erro
 	var out wire.Lease
 	err := e.view(func(q ledger.Query) error {
 		l, ok := q.Lease(id)
-		if !ok || l.Grant.Principal != c.Session.Principal && !e.mayRead(q, c, leaseResource(q, l)) {
+		if !ok || l.Grant.Principal != c.Session.Principal && !e.mayRead(q, c, e.leaseResource(q, l)) {
 			return leaseNotFound(id)
 		}
 		out = wireLease(l)
@@ -29,8 +29,9 @@ func leaseNotFound(id string) error {
 	return fault.New(fault.NotFound, "lease_not_found", "Lease %s does not exist or is not yours. List leases with: mayfly lease list", id)
 }
 
-func leaseResource(q ledger.Query, l ledger.Lease) policy.Resource {
-	r := resourceOf(q, ledger.KindRole, l.Grant.Role)
+func (e *Engine) leaseResource(q ledger.Query, l ledger.Lease) policy.Resource {
+	// Without a ground nothing is permitted either: see decide.
+	r, _ := e.resourceOf(q, ledger.KindRole, l.Grant.Role)
 	r.Kind, r.Name, r.Owner, r.Target = "Lease", l.ID, l.Grant.Principal, l.Target
 	return r
 }
@@ -103,7 +104,13 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		q.Spec(ledger.KindRole, l.Grant.Role, &role)
 		cmd.ExpiresMS = renewedEnd(e.now(), l, role, asked)
 		cmd.Read.PolicyEpoch = q.PolicyEpoch()
-		ask := question{action: policy.ActionRenew, resource: leaseResource(q, l), context: policy.Context{
+		// Asked of the role, as the request was: a permit for "request" and "renew"
+		// on one role means both.
+		res, err := e.resourceOf(q, ledger.KindRole, l.Grant.Role)
+		if err != nil {
+			return err
+		}
+		ask := question{action: policy.ActionRenew, resource: res, context: policy.Context{
 			Purpose: l.Grant.Purpose, Scope: flatten(l.Grant.Scope), Chain: l.Grant.Chain, TTLSeconds: (cmd.ExpiresMS - e.now().UnixMilli()) / 1000,
 		}}
 		if r, err = e.decide(q, c, ask); err != nil || !r.Decision.Permit {
@@ -167,7 +174,7 @@ func (e *Engine) Revoke(ctx context.Context, c Caller, id string, in wire.Revoke
 		if l, ok = q.Lease(id); !ok {
 			return leaseNotFound(id)
 		}
-		res = leaseResource(q, l)
+		res = e.leaseResource(q, l)
 		return nil
 	})
 	if err != nil {

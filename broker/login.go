@@ -382,11 +382,11 @@ func (e *Engine) Enrol(ctx context.Context, c Caller, principal string, in wire.
 	if ttl > maxEnrolTTL {
 		return wire.EnrolAnswer{}, fault.New(fault.Invalid, "ttl_too_long", "An enrolment token lives at most %s.", maxEnrolTTL)
 	}
-	return e.enrol(ctx, h, principal, ttl)
+	return e.enrol(ctx, h, principal, ttl, "")
 }
 
 // enrol makes a token under a header that says who lets it be made.
-func (e *Engine) enrol(ctx context.Context, h ledger.Header, principal string, ttl time.Duration) (wire.EnrolAnswer, error) {
+func (e *Engine) enrol(ctx context.Context, h ledger.Header, principal string, ttl time.Duration, why string) (wire.EnrolAnswer, error) {
 	tok, err := identity.NewEnrolToken(e.cfg.Hint.CAHash, e.cfg.Hint.Addresses)
 	if err != nil {
 		return wire.EnrolAnswer{}, err
@@ -394,7 +394,7 @@ func (e *Engine) enrol(ctx context.Context, h ledger.Header, principal string, t
 	sum := tok.Hash()
 	end := e.now().Add(ttl)
 	h.Idem = nil // the token is not stored, so that the answer cannot be repeated
-	_, err = e.commit(ctx, h, &ledger.IssueEnrolment{TokenHash: hex.EncodeToString(sum[:]), Principal: principal, ExpiresMS: end.UnixMilli()})
+	_, err = e.commit(ctx, h, &ledger.IssueEnrolment{TokenHash: hex.EncodeToString(sum[:]), Principal: principal, ExpiresMS: end.UnixMilli(), Why: why})
 	if err != nil {
 		return wire.EnrolAnswer{}, err
 	}
@@ -404,11 +404,11 @@ func (e *Engine) enrol(ctx context.Context, h ledger.Header, principal string, t
 
 // EnrolByQuorum makes an enrolment token for an administrator whose identity
 // a quorum of unseal shares vouches for (`operator recover`). The caller has
-// checked the shares. The ledger names the way it was made.
-func (e *Engine) EnrolByQuorum(ctx context.Context, principal string) (wire.EnrolAnswer, error) {
-	e.log.Warn("an administrator is being recovered by a quorum of unseal shares", "principal", principal)
+// checked the shares, has just made them, or is a development node; it logs
+// which. The ledger names the way the token was made, and why.
+func (e *Engine) EnrolByQuorum(ctx context.Context, principal, why string) (wire.EnrolAnswer, error) {
 	h := e.header(Caller{Session: ledger.Session{Principal: "quorum:unseal-shares"}})
-	return e.enrol(ctx, h, principal, defaultEnrolTTL)
+	return e.enrol(ctx, h, principal, defaultEnrolTTL, why)
 }
 
 // sameJSON compares two documents but for white space and member order.

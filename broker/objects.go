@@ -42,7 +42,11 @@ func (e *Engine) Objects(_ context.Context, c Caller, kind string) ([]wire.Objec
 	out := []wire.Object{}
 	err = e.view(func(q ledger.Query) error {
 		for _, o := range q.Objects(kind) {
-			if e.mayRead(q, c, resourceOf(q, o.Kind, o.Name)) {
+			r, err := e.resourceOf(q, o.Kind, o.Name)
+			if err != nil {
+				return err
+			}
+			if e.mayRead(q, c, r) {
 				out = append(out, wireObject(o))
 			}
 		}
@@ -59,8 +63,9 @@ func (e *Engine) Object(ctx context.Context, c Caller, kind, name string) (wire.
 	}
 	var ask question
 	if err := e.view(func(q ledger.Query) error {
-		ask = question{action: policy.ActionRead, resource: resourceOf(q, kind, name)}
-		return nil
+		r, err := e.resourceOf(q, kind, name)
+		ask = question{action: policy.ActionRead, resource: r}
+		return err
 	}); err != nil {
 		return wire.Object{}, err
 	}
@@ -115,7 +120,11 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 			if x.action() == "unchanged" {
 				continue
 			}
-			r, err := e.decide(q, c, question{action: policy.ActionAdminister, resource: administered(q, x)})
+			res, err := e.resourceOf(q, x.Kind, x.Name)
+			if err != nil {
+				return err
+			}
+			r, err := e.decide(q, c, question{action: policy.ActionAdminister, resource: res})
 			if err != nil {
 				return err
 			}
@@ -149,12 +158,6 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 		}
 	}
 	return answer, nil
-}
-
-// administered describes what is written to policy; a new object is described
-// by its own document.
-func administered(q ledger.Query, x change) policy.Resource {
-	return resourceOf(q, x.Kind, x.Name)
 }
 
 func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rulings []ruling) (ledger.Result, error) {
@@ -422,7 +425,7 @@ func (e *Engine) checkPower(q ledger.Query, c Caller, plan []change) error {
 		}
 		return fault.Wrap(err, fault.Invalid, "invalid_policy", "%v", err)
 	}
-	g := &ground{set: set, groups: after(ledger.KindGroup), zones: zoneNets(q.Objects(ledger.KindZone))}
+	g := &ground{set: set, members: membersOf(after(ledger.KindGroup)), zones: zoneNets(q.Objects(ledger.KindZone))}
 	for _, o := range after(ledger.KindPrincipal) {
 		if strings.HasPrefix(o.Name, "human:") && e.administers(q, c, g, o.Name) {
 			return nil

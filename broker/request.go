@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"time"
@@ -111,7 +110,7 @@ type plan struct {
 type footing struct {
 	role    ledger.RoleSpec
 	roleObj ledger.Object
-	spec    json.RawMessage // the target's own part
+	target  *targetDoc
 	task    *ledger.Task
 	chain   []string
 	scope   scope.Scope
@@ -164,19 +163,18 @@ func (e *Engine) plan(ctx context.Context, c Caller, a access) (p plan, err erro
 
 // footing reads what the request stands on and narrows its scope.
 func (e *Engine) footing(q ledger.Query, c Caller, a access) (f footing, err error) {
-	var ok bool
-	if f.roleObj, ok = q.Spec(ledger.KindRole, a.Role, &f.role); !ok {
-		return f, fault.New(fault.NotFound, "role_not_found", "Role %s does not exist. List roles with: mayfly get role", a.Role)
-	}
-	to, ok := q.Object(ledger.KindTarget, ledger.RoleTarget(a.Role))
-	if !ok {
-		return f, fault.New(fault.NotFound, "target_not_found", "Target %s does not exist.", ledger.RoleTarget(a.Role))
-	}
-	spec, rest, err := ledger.SplitTarget(to.Spec)
+	g, err := e.decider.at(q)
 	if err != nil {
 		return f, err
 	}
-	f.spec = rest
+	role := g.role(q, a.Role)
+	if role == nil {
+		return f, fault.New(fault.NotFound, "role_not_found", "Role %s does not exist. List roles with: mayfly get role", a.Role)
+	}
+	f.role, f.roleObj = role.spec, role.object
+	if f.target = g.target(q, ledger.RoleTarget(a.Role)); f.target == nil {
+		return f, fault.New(fault.NotFound, "target_not_found", "Target %s does not exist.", ledger.RoleTarget(a.Role))
+	}
 	if f.task, f.chain, err = e.taskFor(q, c, a); err != nil {
 		return f, err
 	}
@@ -184,9 +182,10 @@ func (e *Engine) footing(q ledger.Query, c Caller, a access) (f footing, err err
 	if err != nil {
 		return f, err
 	}
-	kind, ok := e.kinds[spec.Type]
+	rest := f.target.rest
+	kind, ok := e.kinds[f.target.spec.Type]
 	if !ok {
-		return f, fault.New(fault.Invalid, "unknown_target_type", "Target %s has a type that this build does not know.", to.Name)
+		return f, fault.New(fault.Invalid, "unknown_target_type", "Target %s has a type that this build does not know.", f.target.object.Name)
 	}
 	if b, ok := kind.(issuers.Bounder); ok {
 		f.maxTTL = b.MaxTTL(rest)
@@ -262,7 +261,9 @@ func (e *Engine) accessQuestion(q ledger.Query, c Caller, a access, f footing) q
 		ctx.Purpose = f.task.Purpose
 		ctx.Task = policy.Task{ID: f.task.ID, Name: f.task.Name, Owner: f.task.Principal, Depth: int64(f.task.Depth)}
 	}
-	return question{action: policy.ActionRequest, resource: resourceOf(q, ledger.KindRole, a.Role), context: ctx}
+	// Without a ground nothing is permitted either: see decide.
+	res, _ := e.resourceOf(q, ledger.KindRole, a.Role)
+	return question{action: policy.ActionRequest, resource: res, context: ctx}
 }
 
 // obligations refuses what the permit asks for and this release cannot give,
@@ -309,8 +310,7 @@ func (e *Engine) compose(q ledger.Query, c Caller, a access, f footing, r ruling
 	}
 	now := e.now()
 	b := bound(now, a.ttl, f, r.Decision)
-	targetObj, _ := q.Object(ledger.KindTarget, t.name)
-	cmd := ledger.OpenLease{Read: ledger.Read{PolicyEpoch: q.PolicyEpoch(), TargetVersion: targetObj.Version}}
+	cmd := ledger.OpenLease{Read: ledger.Read{PolicyEpoch: q.PolicyEpoch(), TargetVersion: f.target.object.Version}}
 	cmd.Lease = ledger.Lease{
 		ID: id, Target: t.name, Name: t.kind.CredentialName(ledger.BareID(id), 1), Generation: 1,
 		OpenedMS:  now.UnixMilli(),
@@ -400,7 +400,7 @@ func (e *Engine) issue(ctx context.Context, c Caller, p plan) (answer wire.Acces
 		answer, err = e.repeat(ctx, c, l)
 		return answer, false, err
 	}
-	answer, err = e.mint(ctx, p.target, p.command.Lease, p.role)
+	answer, err = e.mint(ctx, p.target, p.command.Lease, p.role, true)
 	answer.Replaced = append([]string{}, res.Also...)
 	if len(res.Also) > 0 {
 		e.wake()
@@ -424,15 +424,21 @@ func (e *Engine) slot(ctx context.Context, t *target) (func(), error) {
 }
 
 // mint makes the credential that a committed lease names. A failure ends the
-// lease: whatever the target did is withdrawn.
-func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec) (wire.AccessAnswer, error) {
+// lease: whatever the target did is withdrawn. opened says that this very call
+// opened the lease.
+func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec, opened bool) (wire.AccessAnswer, error) {
 	// The client may go away; the mint goes on to its deadline, so that its
 	// outcome is known and a retry finds the account.
 	mctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.UnixMilli(l.MintDeadlineMS))
 	defer cancel()
+	e.settled.begin(l, t.term, opened, e.now().UnixMilli())
 	cred, err := t.breaker.Execute(func() (issuers.Credential, error) {
 		return t.issuer.Mint(mctx, issuerLease(l, role))
 	})
+	// An unknown outcome may still take effect: such a mint never returned.
+	if err == nil || issuers.KindOf(err) != issuers.Unknown {
+		e.settled.end(l.ID)
+	}
 	if err != nil {
 		e.log.Warn("mint failed", "target", t.name, "lease", l.ID, "error", err)
 		if issuers.KindOf(err) != issuers.Superseded { // then the newer generation lives
@@ -515,5 +521,5 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 		return answer, err
 	}
 	l.Generation, l.Name, l.MintDeadlineMS = next.Generation, next.Name, next.MintDeadlineMS
-	return e.mint(ctx, t, l, role)
+	return e.mint(ctx, t, l, role, false)
 }

@@ -69,6 +69,30 @@ func (o *op) runnable() bool {
 	return o.stmt.done || o.ctx.Err() != nil
 }
 
+// pass lets true time pass: the run's own, which stands still while anything
+// can run.
+func pass(d time.Duration) { <-time.After(d) }
+
+// journal is what a run leaves behind.
+type journal struct {
+	trace []string
+	sum   hash.Hash
+	keep  bool
+	wrong []string
+}
+
+// simulated are the parts of the world.
+type simulated struct {
+	nodes   []*node
+	leader  *proc
+	term    uint64
+	targets map[string]*simTarget
+	names   []string // of targets
+	log     [][]byte
+	truth   *ledgertest.Mem
+	clockMS int64
+}
+
 // world is one run.
 type world struct {
 	seed uint64
@@ -84,27 +108,18 @@ type world struct {
 	got     []delivery
 	tasks   []startedTask
 
-	nodes   []*node
-	leader  *proc
-	term    uint64
-	targets map[string]*simTarget
-	names   []string // of targets
-	log     [][]byte
-	truth   *ledgertest.Mem
-	clockMS int64
+	simulated
+	journal
 
 	steps  int
 	actors int
-	trace  []string
-	sum    hash.Hash
-	keep   bool
-	wrong  []string
 }
 
 func newWorld(seed uint64, keep bool, bugs brokertest.Bugs) *world {
 	w := &world{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6d6179666c79)), cancels: map[string]context.CancelFunc{},
-		targets: map[string]*simTarget{}, truth: &ledgertest.Mem{}, sum: sha256.New(), keep: keep,
+		simulated: simulated{targets: map[string]*simTarget{}, truth: &ledgertest.Mem{}},
+		journal:   journal{sum: sha256.New(), keep: keep},
 	}
 	w.prof = drawProfile(w.rng)
 	for _, name := range []string{"t1", "t2"} {
@@ -222,7 +237,7 @@ func (w *world) sleep() {
 		d = time.Duration(2+w.rng.IntN(18)) * time.Second
 	}
 	w.tracef("time passes: %s", d)
-	time.Sleep(d)
+	pass(d)
 }
 
 // advance moves one op by one stage.
@@ -284,13 +299,13 @@ func (w *world) quiesce() {
 	healed := time.Now()
 	w.settle()
 	for range 30 { // stragglers of the time before
-		time.Sleep(time.Second)
+		pass(time.Second)
 		w.settle()
 	}
 	w.askAgain()
 	end := w.lastEnd()
 	for len(w.wrong) == 0 && time.Now().Before(end.Add(settleBound)) {
-		time.Sleep(time.Second + time.Duration(w.rng.IntN(2000))*time.Millisecond)
+		pass(time.Second + time.Duration(w.rng.IntN(2000))*time.Millisecond)
 		w.settle()
 		w.checkOverdue(healed)
 	}

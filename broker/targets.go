@@ -49,10 +49,15 @@ func newTargets(e *Engine) *targets { return &targets{e: e, open: map[string]*ta
 // acquire returns the opened target as the state that q reads has it. The
 // caller must release it.
 func (t *targets) acquire(q ledger.Query, name string) (*target, error) {
-	o, ok := q.Object(ledger.KindTarget, name)
-	if !ok {
+	g, err := t.e.decider.at(q)
+	if err != nil {
+		return nil, err
+	}
+	doc := g.target(q, name)
+	if doc == nil {
 		return nil, fault.New(fault.NotFound, "not_found", "Target %s does not exist.", name)
 	}
+	o := doc.object
 	term := t.e.cfg.Log.Term()
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -42,8 +43,8 @@ func (e *Engine) StartTask(ctx context.Context, c Caller, in wire.StartTaskReque
 }
 
 func (e *Engine) newTask(c Caller, in wire.StartTaskRequest) (t ledger.Task, err error) {
-	if in.Name == "" || strings.HasPrefix(in.Name, ledger.PrefixTask) {
-		return t, fault.New(fault.Invalid, "task_name", "A task needs a name that does not begin with %s.", ledger.PrefixTask)
+	if in.Name == "" || strings.HasPrefix(in.Name, ledger.PrefixTask) || strings.ContainsFunc(in.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return t, fault.New(fault.Invalid, "task_name", "A task needs a name of printable characters that does not begin with %s.", ledger.PrefixTask)
 	}
 	if in.Purpose == "" {
 		return t, fault.New(fault.Invalid, "purpose_missing", "A task needs a purpose: what is the access for? It stands in every decision.")

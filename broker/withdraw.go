@@ -192,6 +192,11 @@ func (e *Engine) withdraw(ctx context.Context, name string, batch []ledger.Lease
 		return nil, err
 	}
 	looked := e.now().UnixMilli()
+	term := e.cfg.Log.Term()
+	final := make([]bool, len(batch)) // as of before the look
+	for i, l := range batch {
+		final[i] = term == t.term && e.settled.holds(l.ID, term)
+	}
 	leases := make([]issuers.Lease, len(batch))
 	for i, l := range batch {
 		leases[i] = issuerLease(l, roles[l.Grant.Role])
@@ -203,7 +208,7 @@ func (e *Engine) withdraw(ctx context.Context, name string, batch []ledger.Lease
 	for i, o := range outcomes {
 		switch {
 		case o.Err == nil:
-			items = append(items, ledger.Withdrawal{LeaseID: batch[i].ID, LookedMS: looked, Receipt: receiptJSON(o.Receipt)})
+			items = append(items, ledger.Withdrawal{LeaseID: batch[i].ID, LookedMS: looked, Settled: final[i], Receipt: receiptJSON(o.Receipt)})
 		case issuers.KindOf(o.Err) == issuers.Unreachable:
 			unreachable = o.Err
 		default:

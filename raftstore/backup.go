@@ -38,21 +38,19 @@ func (s *Store) Snapshot(ctx context.Context, w io.Writer) error {
 	if err := readPosition(tx, s.cfg.Sealer, &at); err != nil {
 		return err
 	}
-	return s.parts.fsm.writeStream(&ctxWriter{ctx, w}, tx, at)
+	return s.parts.fsm.writeStream(writerFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return w.Write(p)
+	}), tx, at)
 }
 
-// ctxWriter stops writing when ctx ends. It lives for one call.
-type ctxWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
+// writerFunc is a writer made of a function.
+type writerFunc func(p []byte) (int, error)
 
-func (c *ctxWriter) Write(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
-}
+// Write implements [io.Writer].
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // CheckBackup reads a whole backup and verifies its checksum, which needs no
 // key and therefore finds damage, not forgery: [Store.Restore] finds both.

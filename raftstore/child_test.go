@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"runtime"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // A child process runs one node, so that it can really be killed. It is this
@@ -52,10 +54,15 @@ func runChild() {
 		fail(err)
 	}
 	for !s.IsLeader() { // the parent's line waits; it has a deadline
-		runtime.Gosched()
+		<-time.After(2 * time.Millisecond)
 	}
 	fmt.Println("open")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if in.Text() == "limit" { // files cannot grow beyond 256 KiB any more: EFBIG, a real write error
+			signal.Ignore(syscall.SIGXFSZ)
+			fmt.Println(syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 256 << 10, Max: 256 << 10}))
+			continue
+		}
 		result, err := s.Propose(context.Background(), Proposal{Command: []byte(in.Text())})
 		fmt.Println(result, err)
 	}

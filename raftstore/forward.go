@@ -2,7 +2,9 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -42,7 +44,53 @@ func (t leaderRoundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, ErrNoLeader
 	}
-	out := r.Clone(r.Context())
+	ctx, cancel := context.WithCancelCause(r.Context())
+	out := r.Clone(ctx)
 	out.URL.Scheme, out.URL.Host = "https", addr
-	return t.s.net.leader.RoundTrip(out)
+	watch := t.s.watchLeader(addr, cancel)
+	end := func() {
+		watch.Stop()
+		cancel(nil)
+	}
+	resp, err := t.s.net.leader.RoundTrip(out)
+	if err != nil {
+		if errors.Is(context.Cause(ctx), ErrNoLeader) {
+			err = fmt.Errorf("%w: %w", ErrNoLeader, err)
+		}
+		end()
+		return nil, err
+	}
+	resp.Body = &watchedBody{resp.Body, end}
+	return resp, nil
+}
+
+// leaderLook is how often a request that waits looks whether the leader it was
+// sent to still is one. Most are answered before the first look.
+const leaderLook = 100 * time.Millisecond
+
+// watchLeader cancels once addr is the leader's no more: a leader that hangs
+// keeps its connections open, and nothing is to be expected of it.
+func (s *Store) watchLeader(addr string, cancel context.CancelCauseFunc) *time.Timer {
+	var watch *time.Timer
+	watch = time.AfterFunc(time.Hour, func() {
+		if _, now, ok := s.Leader(); !ok || now != addr {
+			cancel(ErrNoLeader)
+			return
+		}
+		watch.Reset(leaderLook)
+	})
+	watch.Reset(leaderLook)
+	return watch
+}
+
+// watchedBody ends the watch with the answer.
+type watchedBody struct {
+	io.ReadCloser
+	end func()
+}
+
+// Close implements [io.Closer].
+func (b *watchedBody) Close() error {
+	b.end()
+	return b.ReadCloser.Close()
 }

@@ -123,6 +123,13 @@ func checkAddr(addr string) error {
 	return nil
 }
 
+// inTime bounds the reading of a body, but not what is done afterwards: a
+// server's ReadTimeout would cancel the request's context.
+func inTime(w http.ResponseWriter, read func() error) error {
+	c := http.NewResponseController(w)
+	return errors.Join(c.SetReadDeadline(time.Now().Add(handshakeTimeout)), read(), c.SetReadDeadline(time.Time{}))
+}
+
 // redirect tells the caller where the leader is. It reports whether it did.
 func (n *network) redirect(w http.ResponseWriter) bool {
 	if n.s.IsLeader() {
@@ -146,8 +153,8 @@ func (n *network) serveJoin(w http.ResponseWriter, r *http.Request) {
 	if n.redirect(w) {
 		return
 	}
-	req, err := decodeJoin(r.Body)
-	if err != nil {
+	var req JoinRequest
+	if err := inTime(w, func() (err error) { req, err = decodeJoin(r.Body); return err }); err != nil {
 		http.Error(w, "malformed request", http.StatusBadRequest)
 		return
 	}
@@ -179,7 +186,7 @@ func (n *network) serveVoter(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var req voterRequest
-	if err := errors.Join(decodeBody(r.Body, &req)); err != nil || checkAddr(req.Addr) != nil {
+	if err := inTime(w, func() error { return decodeBody(r.Body, &req) }); err != nil || checkAddr(req.Addr) != nil {
 		http.Error(w, "malformed request", http.StatusBadRequest)
 		return
 	}

@@ -36,7 +36,6 @@ func newNetwork(s *Store, id *identity) *network {
 	}
 	n.forward = server(n.membersOnly(s.cfg.Handler), 2*time.Minute)
 	n.join = server(n.joinHandler(), 5*time.Second)
-	n.join.ReadTimeout = 10 * time.Second
 	return n
 }
 

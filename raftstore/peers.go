@@ -123,13 +123,9 @@ func (s *Store) StepDown(ctx context.Context) error {
 // reconfigure runs a change of raft's and waits for it as long as ctx lives.
 func (s *Store) reconfigure(ctx context.Context, change func() raft.Future) error {
 	done := make(chan error, 1)
-	s.intakeMu.RLock()
-	if s.shut {
-		s.intakeMu.RUnlock()
-		return ErrClosed
+	if err := s.intake.run(func() { done <- change().Error() }); err != nil {
+		return err
 	}
-	s.pending.Go(func() { done <- change().Error() })
-	s.intakeMu.RUnlock()
 	select {
 	case err := <-done:
 		switch {

@@ -35,12 +35,12 @@ func (s *Store) Propose(ctx context.Context, p Proposal) (any, error) {
 		return nil, err
 	}
 	weight := int64(len(p.Command)) + proposalOverhead
-	if err := s.intake.Acquire(ctx, weight); err != nil {
+	if err := s.intake.room.Acquire(ctx, weight); err != nil {
 		return nil, err
 	}
 	answer, err := s.submit(p.Command, weight)
 	if err != nil {
-		s.intake.Release(weight)
+		s.intake.room.Release(weight)
 		return nil, err
 	}
 	select {
@@ -59,21 +59,15 @@ type outcome struct {
 // submit hands the command to raft. The goroutine ends when raft answers, which
 // it does within the leader lease, and releases weight.
 func (s *Store) submit(command []byte, weight int64) (<-chan outcome, error) {
-	s.intakeMu.RLock()
-	defer s.intakeMu.RUnlock()
 	if s.failure.Load() != nil {
 		return nil, ErrStopped
 	}
-	if s.shut {
-		return nil, ErrClosed
-	}
 	answer := make(chan outcome, 1)
-	s.pending.Go(func() {
-		defer s.intake.Release(weight)
+	return answer, s.intake.run(func() {
+		defer s.intake.room.Release(weight)
 		future := s.raft.Apply(command, 0)
 		answer <- judge(future, future.Error())
 	})
-	return answer, nil
 }
 
 // judge says what raft's answer means to the proposer.

@@ -2,9 +2,12 @@ package raftstore
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -52,6 +55,37 @@ func TestHazard23KilledProcessReusesTheStateFile(t *testing.T) {
 	n.cfg.Bootstrap = false
 	if again := n.reopened(c); again != 0 {
 		t.Fatalf("%d commands were applied again", again)
+	}
+}
+
+// A write to the state fails for real; the node stops, and the next start
+// trusts nothing of the file.
+func TestHazard23WriteErrorStopsTheNodeAndTheFileIsRebuilt(t *testing.T) {
+	c := &cluster{t: t, ca: newTestCA(t), sealer: newTestSealer(t, 1)}
+	n := newNode(t, c, 1)
+	c.nodes = []*node{n}
+	child := startChild(t, n.cfg.Dir, c.ca)
+	child.commit("set k049 v")
+	child.commit("limit")
+	stopped, commits := "", 1
+	for ; stopped == "" && commits < 200; commits++ {
+		if _, err := fmt.Fprintf(child.in, "set big%d %s\n", commits, strings.Repeat("x", 20_000)); err != nil {
+			t.Fatal(err)
+		}
+		if line := child.line(); !strings.HasSuffix(line, "<nil>") {
+			stopped = line
+		}
+	}
+	if !has(stopped, "before applying") { // the log took it, the state did not
+		t.Fatalf("after %d commits: %q", commits, stopped)
+	}
+	child.kill()
+	if _, err := os.Stat(filepath.Join(n.cfg.Dir, passportFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("the state file keeps its passport: %v", err)
+	}
+	n.cfg.Bootstrap = false
+	if again := n.reopened(c); again < commits-1 {
+		t.Fatalf("%d of %d commands were applied again", again, commits)
 	}
 }
 

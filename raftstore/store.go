@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"golang.org/x/sync/semaphore"
 )
 
 // Store is one node. Its methods may be called from any goroutine.
@@ -23,11 +22,8 @@ type Store struct {
 	disk  *disk
 	parts parts
 
-	raft     *raft.Raft
-	intake   *semaphore.Weighted // bytes of waiting proposals
-	pending  sync.WaitGroup      // waiting proposals
-	intakeMu sync.RWMutex        // held for writing to close the intake
-	shut     bool                // the intake is closed
+	raft   *raft.Raft
+	intake intake
 
 	restoring sync.Mutex
 
@@ -63,7 +59,7 @@ func Open(cfg Config, m Machine) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeID), intake: semaphore.NewWeighted(maxInFlightBytes),
+		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeID), intake: newIntake(),
 		failed: make(chan struct{}), done: make(chan struct{}),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -263,39 +259,18 @@ const drainTimeout = 10 * time.Second
 func (s *Store) shutdown() error {
 	s.once.Do(func() {
 		defer close(s.done)
-		s.closeIntake()
+		s.intake.close()
 		s.stop()
 		s.work.Wait()
-		s.drain()
+		if !s.intake.drain(drainTimeout) {
+			s.log.Warn("proposals were still unanswered at shutdown")
+		}
 		s.closeErr = s.raft.Shutdown().Error()
 		s.net.close()
 		s.closeErr = errors.Join(s.closeErr, s.closeParts())
 	})
 	<-s.done
 	return s.closeErr
-}
-
-func (s *Store) closeIntake() {
-	s.intakeMu.Lock()
-	defer s.intakeMu.Unlock()
-	s.shut = true
-}
-
-// drain waits for the proposals under way: raft never answers those that it
-// still queues when it is shut down.
-func (s *Store) drain() {
-	drained := make(chan struct{})
-	go func() {
-		s.pending.Wait()
-		close(drained)
-	}()
-	timer := time.NewTimer(drainTimeout)
-	defer timer.Stop()
-	select {
-	case <-drained:
-	case <-timer.C:
-		s.log.Warn("proposals were still unanswered at shutdown")
-	}
 }
 
 // closeParts closes what was opened.

@@ -157,7 +157,7 @@ func (s *Server) proveKey(c *call, r *http.Request) error {
 // yet of a session that the leader has just opened.
 func (s *Server) mayBeNew(c *call, err error) bool {
 	e := fault.As(err)
-	return e.Kind == fault.Unauthenticated && e.Code != identity.CodeSessionToken && c.scheme == schemeDPoP &&
+	return e.Kind == fault.Unauthenticated && e.Code != identity.CodeSessionToken &&
 		!c.forwarded && c.route.place != hereOnly && !s.node.IsLeader()
 }
 
@@ -168,7 +168,13 @@ func (s *Server) vouch(c *call, r *http.Request, token secret.Text) error {
 	if s.throttle.failures.spent(c.address) {
 		return tooFast(0)
 	}
-	if _, err := s.verify(c, r, token); err != nil {
+	if c.scheme == schemeMTLS {
+		if len(peerCerts(c, r)) == 0 {
+			return unauthenticated(CodeNoProof, "A session bound to a client certificate needs a connection that has one.")
+		}
+		// The client asks the leader itself. To find the leader may cost a call.
+		_, _ = s.throttle.failures.take(c.address)
+	} else if _, err := s.verify(c, r, token); err != nil {
 		return err
 	}
 	c.elsewhere = true

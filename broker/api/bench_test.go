@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -16,7 +17,7 @@ func BenchmarkWhoamiMTLS(b *testing.B) {
 	tc, n := one(b, func(c *api.Config) { c.Logger = nil })
 	callers := make(chan *client, clients)
 	for i := range clients {
-		callers <- tc.newClient(b, "mfs_"+string(rune('A'+i)), "mtls")
+		callers <- tc.newClient(b, fmt.Sprintf("mfs_%d", i), "mtls")
 	}
 	run(b, callers, func(c *client) *http.Request {
 		r := c.request("GET", n.url+"/api/v1/whoami", "")
@@ -30,7 +31,7 @@ func BenchmarkWhoamiDPoP(b *testing.B) {
 	tc, n := one(b, func(c *api.Config) { c.Logger = nil })
 	callers := make(chan *client, clients)
 	for i := range clients {
-		callers <- tc.newClient(b, "mfs_"+string(rune('A'+i)), "dpop").fresh(n)
+		callers <- tc.newClient(b, fmt.Sprintf("mfs_%d", i), "dpop").fresh(n)
 	}
 	run(b, callers, func(c *client) *http.Request {
 		return c.sign(c.request("GET", n.url+"/api/v1/whoami", ""))

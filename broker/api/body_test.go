@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/api"
 	"github.com/mayfly-broker/mayfly/client/wire"
 )
@@ -118,11 +119,11 @@ func TestParametersAreChecked(t *testing.T) {
 		refused(t, c.do(n, "POST", "/tasks/t/end?wait="+wait, ""), 400, api.CodeParameter)
 	}
 	okay(t, c.do(n, "GET", "/leases?state=open&target=orders&limit=7&after=l1", ""), nil)
-	if _, _, in := n.broker.seen(); in != (api.LeaseFilter{State: "open", Target: "orders", Limit: 7, After: "l1"}) {
+	if _, _, in := n.broker.seen(); in != (broker.LeaseFilter{State: "open", Target: "orders", Limit: 7, After: "l1"}) {
 		t.Fatalf("%+v", in)
 	}
 	okay(t, c.do(n, "GET", "/tasks", ""), nil)
-	if _, _, in := n.broker.seen(); in != (api.TaskFilter{Limit: 100}) {
+	if _, _, in := n.broker.seen(); in != (broker.TaskFilter{Limit: 100}) {
 		t.Fatalf("%+v", in)
 	}
 	okay(t, c.do(n, "POST", "/tasks/t/end?wait=10s", ""), nil)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -32,46 +33,46 @@ type sessions interface {
 	// Session looks a token up. Unauthenticated when it is unknown, expired or
 	// contained; unavailable when this node is cut off (HAZARDS 5).
 	Session(ctx context.Context, token string) (ledger.Session, error)
-	Login(ctx context.Context, in LoginInput) (wire.LoginAnswer, error)
-	Logout(ctx context.Context, c Caller) error
-	Whoami(ctx context.Context, c Caller) (wire.Whoami, error)
-	Keys(ctx context.Context, c Caller, principal string) ([]wire.Key, error)
-	AddKey(ctx context.Context, c Caller, in wire.AddKeyRequest) (wire.Key, error)
-	RemoveKey(ctx context.Context, c Caller, principal, thumbprint string) error
-	Enrol(ctx context.Context, c Caller, principal string, in wire.EnrolRequest) (wire.EnrolAnswer, error)
+	Login(ctx context.Context, in broker.LoginInput) (wire.LoginAnswer, error)
+	Logout(ctx context.Context, c broker.Caller) error
+	Whoami(ctx context.Context, c broker.Caller) (wire.Whoami, error)
+	Keys(ctx context.Context, c broker.Caller, principal string) ([]wire.Key, error)
+	AddKey(ctx context.Context, c broker.Caller, in wire.AddKeyRequest) (wire.Key, error)
+	RemoveKey(ctx context.Context, c broker.Caller, principal, thumbprint string) error
+	Enrol(ctx context.Context, c broker.Caller, principal string, in wire.EnrolRequest) (wire.EnrolAnswer, error)
 }
 
 type configuration interface {
-	Objects(ctx context.Context, c Caller, kind string) ([]wire.Object, error)
-	Object(ctx context.Context, c Caller, kind, name string) (wire.Object, error)
-	Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wire.ApplyAnswer, error)
-	CheckTarget(ctx context.Context, c Caller, name string) (wire.TargetReport, error)
-	PreviewTarget(ctx context.Context, c Caller, in wire.TargetPreview) (wire.TargetReport, error)
+	Objects(ctx context.Context, c broker.Caller, kind string) ([]wire.Object, error)
+	Object(ctx context.Context, c broker.Caller, kind, name string) (wire.Object, error)
+	Apply(ctx context.Context, c broker.Caller, in wire.ApplyRequest) (wire.ApplyAnswer, error)
+	CheckTarget(ctx context.Context, c broker.Caller, name string) (wire.TargetReport, error)
+	PreviewTarget(ctx context.Context, c broker.Caller, in wire.TargetPreview) (wire.TargetReport, error)
 }
 
 type work interface {
-	StartTask(ctx context.Context, c Caller, in wire.StartTaskRequest) (wire.Task, error)
-	HeartbeatTask(ctx context.Context, c Caller, id string) (wire.Task, error)
-	EndTask(ctx context.Context, c Caller, id string, wait time.Duration) (wire.EndTaskAnswer, error)
-	Task(ctx context.Context, c Caller, id string) (wire.Task, error)
-	Tasks(ctx context.Context, c Caller, f TaskFilter) ([]wire.Task, error)
-	Request(ctx context.Context, c Caller, in wire.AccessRequest) (wire.AccessAnswer, error)
-	Lease(ctx context.Context, c Caller, id string) (wire.Lease, error)
-	Leases(ctx context.Context, c Caller, f LeaseFilter) ([]wire.Lease, error)
-	Renew(ctx context.Context, c Caller, id string, in wire.RenewRequest) (wire.Lease, error)
-	Revoke(ctx context.Context, c Caller, id string, in wire.RevokeRequest) (wire.Lease, error)
+	StartTask(ctx context.Context, c broker.Caller, in wire.StartTaskRequest) (wire.Task, error)
+	HeartbeatTask(ctx context.Context, c broker.Caller, id string) (wire.Task, error)
+	EndTask(ctx context.Context, c broker.Caller, id string, wait time.Duration) (wire.EndTaskAnswer, error)
+	Task(ctx context.Context, c broker.Caller, id string) (wire.Task, error)
+	Tasks(ctx context.Context, c broker.Caller, f broker.TaskFilter) ([]wire.Task, error)
+	Request(ctx context.Context, c broker.Caller, in wire.AccessRequest) (wire.AccessAnswer, error)
+	Lease(ctx context.Context, c broker.Caller, id string) (wire.Lease, error)
+	Leases(ctx context.Context, c broker.Caller, f broker.LeaseFilter) ([]wire.Lease, error)
+	Renew(ctx context.Context, c broker.Caller, id string, in wire.RenewRequest) (wire.Lease, error)
+	Revoke(ctx context.Context, c broker.Caller, id string, in wire.RevokeRequest) (wire.Lease, error)
 }
 
 type oversight interface {
-	Whohas(ctx context.Context, c Caller, name string) (wire.Whohas, error)
-	Contain(ctx context.Context, c Caller, in wire.ContainRequest) (wire.ContainAnswer, error)
-	Release(ctx context.Context, c Caller, in wire.ContainRequest) (wire.ContainAnswer, error)
-	Decision(ctx context.Context, c Caller, id string) (wire.Decision, error)
-	TestPolicies(ctx context.Context, c Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error)
-	AuditEntries(ctx context.Context, c Caller, from uint64, limit int) (wire.AuditPage, error)
-	AuditExport(ctx context.Context, c Caller, from, to uint64, w io.Writer) error
-	AuditVerify(ctx context.Context, c Caller) (wire.VerifyAnswer, error)
-	Reconcile(ctx context.Context, c Caller, target string) ([]wire.Drift, error)
+	Whohas(ctx context.Context, c broker.Caller, name string) (wire.Whohas, error)
+	Contain(ctx context.Context, c broker.Caller, in wire.ContainRequest) (wire.ContainAnswer, error)
+	Release(ctx context.Context, c broker.Caller, in wire.ContainRequest) (wire.ContainAnswer, error)
+	Decision(ctx context.Context, c broker.Caller, id string) (wire.Decision, error)
+	TestPolicies(ctx context.Context, c broker.Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error)
+	AuditEntries(ctx context.Context, c broker.Caller, from uint64, limit int) (wire.AuditPage, error)
+	AuditExport(ctx context.Context, c broker.Caller, from, to uint64, w io.Writer) error
+	AuditVerify(ctx context.Context, c broker.Caller) (wire.VerifyAnswer, error)
+	Reconcile(ctx context.Context, c broker.Caller, target string) ([]wire.Drift, error)
 }
 
 // Node is one node's life as this package calls it. The engine comes apart from
@@ -82,11 +83,11 @@ type Node interface {
 	Unseal(ctx context.Context, in wire.UnsealRequest) (wire.Status, error)
 	Recover(ctx context.Context, in wire.RecoverRequest) (wire.EnrolAnswer, error)
 	Rekey(ctx context.Context, in wire.RekeyRequest) ([]string, error)
-	Seal(ctx context.Context, c Caller) error
-	JoinToken(ctx context.Context, c Caller) (wire.JoinTokenAnswer, error)
-	Peers(ctx context.Context, c Caller) ([]wire.Peer, error)
-	RemovePeer(ctx context.Context, c Caller, id string) error
-	StepDown(ctx context.Context, c Caller) error
+	Seal(ctx context.Context, c broker.Caller) error
+	JoinToken(ctx context.Context, c broker.Caller) (wire.JoinTokenAnswer, error)
+	Peers(ctx context.Context, c broker.Caller) ([]wire.Peer, error)
+	RemovePeer(ctx context.Context, c broker.Caller, id string) error
+	StepDown(ctx context.Context, c broker.Caller) error
 
 	IsLeader() bool
 	// LeaderURL is where clients reach the leader.

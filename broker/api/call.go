@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/mayfly-broker/mayfly/broker"
 )
 
 // call is one request on its way through.
@@ -17,9 +19,9 @@ type call struct {
 
 	route  *route
 	broker Broker
-	caller Caller
-	login  LoginInput // what was proven, for login only
-	scheme string     // DPoP or mTLS, once accepted
+	caller broker.Caller
+	login  broker.LoginInput // what was proven, for login only
+	scheme string            // DPoP or mTLS, once accepted
 	body   []byte
 
 	// mayGoOn says that the leader may be asked instead; elsewhere that it must.
@@ -64,6 +66,7 @@ type recorder struct {
 	c      *call
 	status int
 	bytes  int64
+	lost   bool // the client is gone
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -87,6 +90,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 	}
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
+	w.lost = w.lost || err != nil
 	return n, err
 }
 

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mayfly-broker/mayfly/broker/api"
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -36,9 +36,9 @@ type fakeBroker struct {
 	lagging bool // this node has not heard of the sessions yet
 	ready   error
 	calls   int
-	last    api.Caller
+	last    broker.Caller
 	lastIn  any
-	login   api.LoginInput
+	login   broker.LoginInput
 	hold    func(ctx context.Context) error // runs inside EndTask
 	panics  bool
 	lines   int // of an export before err
@@ -50,13 +50,13 @@ func (b *fakeBroker) set(f func(b *fakeBroker)) {
 	f(b)
 }
 
-func (b *fakeBroker) seen() (calls int, last api.Caller, in any) {
+func (b *fakeBroker) seen() (calls int, last broker.Caller, in any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.calls, b.last, b.lastIn
 }
 
-func (b *fakeBroker) note(c api.Caller, in any) error {
+func (b *fakeBroker) note(c broker.Caller, in any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.calls++
@@ -101,49 +101,49 @@ func (b *fakeBroker) Session(_ context.Context, token string) (ledger.Session, e
 	return s, nil
 }
 
-func (b *fakeBroker) Login(_ context.Context, in api.LoginInput) (wire.LoginAnswer, error) {
-	err := b.note(api.Caller{}, in)
+func (b *fakeBroker) Login(_ context.Context, in broker.LoginInput) (wire.LoginAnswer, error) {
+	err := b.note(broker.Caller{}, in)
 	b.set(func(b *fakeBroker) { b.login = in })
 	return wire.LoginAnswer{SessionToken: "mfs_fresh", TokenType: "DPoP", Principal: "human:ann", ExpiresAt: now}, err
 }
-func (b *fakeBroker) Logout(_ context.Context, c api.Caller) error { return b.note(c, nil) }
-func (b *fakeBroker) Whoami(_ context.Context, c api.Caller) (wire.Whoami, error) {
+func (b *fakeBroker) Logout(_ context.Context, c broker.Caller) error { return b.note(c, nil) }
+func (b *fakeBroker) Whoami(_ context.Context, c broker.Caller) (wire.Whoami, error) {
 	return wire.Whoami{Principal: c.Session.Principal, Groups: []string{}, Binding: c.Session.Binding}, b.note(c, nil)
 }
-func (b *fakeBroker) Keys(_ context.Context, c api.Caller, p string) ([]wire.Key, error) {
+func (b *fakeBroker) Keys(_ context.Context, c broker.Caller, p string) ([]wire.Key, error) {
 	return nil, b.note(c, p)
 }
-func (b *fakeBroker) AddKey(_ context.Context, c api.Caller, in wire.AddKeyRequest) (wire.Key, error) {
+func (b *fakeBroker) AddKey(_ context.Context, c broker.Caller, in wire.AddKeyRequest) (wire.Key, error) {
 	return wire.Key{Principal: in.Principal, JWK: in.JWK}, b.note(c, in)
 }
-func (b *fakeBroker) RemoveKey(_ context.Context, c api.Caller, p, t string) error {
+func (b *fakeBroker) RemoveKey(_ context.Context, c broker.Caller, p, t string) error {
 	return b.note(c, p+" "+t)
 }
-func (b *fakeBroker) Enrol(_ context.Context, c api.Caller, p string, in wire.EnrolRequest) (wire.EnrolAnswer, error) {
+func (b *fakeBroker) Enrol(_ context.Context, c broker.Caller, p string, in wire.EnrolRequest) (wire.EnrolAnswer, error) {
 	return wire.EnrolAnswer{Principal: p, Token: "mfe_shown_once"}, b.note(c, in)
 }
-func (b *fakeBroker) Objects(_ context.Context, c api.Caller, kind string) ([]wire.Object, error) {
+func (b *fakeBroker) Objects(_ context.Context, c broker.Caller, kind string) ([]wire.Object, error) {
 	return nil, b.note(c, kind)
 }
-func (b *fakeBroker) Object(_ context.Context, c api.Caller, kind, name string) (wire.Object, error) {
+func (b *fakeBroker) Object(_ context.Context, c broker.Caller, kind, name string) (wire.Object, error) {
 	return wire.Object{Kind: kind, Name: name, Spec: []byte(`{}`)}, b.note(c, name)
 }
-func (b *fakeBroker) Apply(_ context.Context, c api.Caller, in wire.ApplyRequest) (wire.ApplyAnswer, error) {
+func (b *fakeBroker) Apply(_ context.Context, c broker.Caller, in wire.ApplyRequest) (wire.ApplyAnswer, error) {
 	return wire.ApplyAnswer{Changes: []wire.Change{}}, b.note(c, in)
 }
-func (b *fakeBroker) CheckTarget(_ context.Context, c api.Caller, name string) (wire.TargetReport, error) {
+func (b *fakeBroker) CheckTarget(_ context.Context, c broker.Caller, name string) (wire.TargetReport, error) {
 	return wire.TargetReport{Target: name}, b.note(c, name)
 }
-func (b *fakeBroker) PreviewTarget(_ context.Context, c api.Caller, in wire.TargetPreview) (wire.TargetReport, error) {
+func (b *fakeBroker) PreviewTarget(_ context.Context, c broker.Caller, in wire.TargetPreview) (wire.TargetReport, error) {
 	return wire.TargetReport{Target: in.Name}, b.note(c, in)
 }
-func (b *fakeBroker) StartTask(_ context.Context, c api.Caller, in wire.StartTaskRequest) (wire.Task, error) {
+func (b *fakeBroker) StartTask(_ context.Context, c broker.Caller, in wire.StartTaskRequest) (wire.Task, error) {
 	return wire.Task{ID: "task_1", Name: in.Name}, b.note(c, in)
 }
-func (b *fakeBroker) HeartbeatTask(_ context.Context, c api.Caller, id string) (wire.Task, error) {
+func (b *fakeBroker) HeartbeatTask(_ context.Context, c broker.Caller, id string) (wire.Task, error) {
 	return wire.Task{ID: id}, b.note(c, id)
 }
-func (b *fakeBroker) EndTask(ctx context.Context, c api.Caller, id string, wait time.Duration) (wire.EndTaskAnswer, error) {
+func (b *fakeBroker) EndTask(ctx context.Context, c broker.Caller, id string, wait time.Duration) (wire.EndTaskAnswer, error) {
 	err := b.note(c, wait)
 	b.mu.Lock()
 	hold := b.hold
@@ -153,46 +153,46 @@ func (b *fakeBroker) EndTask(ctx context.Context, c api.Caller, id string, wait 
 	}
 	return wire.EndTaskAnswer{Task: wire.Task{ID: id}, Ended: []string{}}, err
 }
-func (b *fakeBroker) Task(_ context.Context, c api.Caller, id string) (wire.Task, error) {
+func (b *fakeBroker) Task(_ context.Context, c broker.Caller, id string) (wire.Task, error) {
 	return wire.Task{ID: id}, b.note(c, id)
 }
-func (b *fakeBroker) Tasks(_ context.Context, c api.Caller, f api.TaskFilter) ([]wire.Task, error) {
+func (b *fakeBroker) Tasks(_ context.Context, c broker.Caller, f broker.TaskFilter) ([]wire.Task, error) {
 	return nil, b.note(c, f)
 }
-func (b *fakeBroker) Request(_ context.Context, c api.Caller, in wire.AccessRequest) (wire.AccessAnswer, error) {
+func (b *fakeBroker) Request(_ context.Context, c broker.Caller, in wire.AccessRequest) (wire.AccessAnswer, error) {
 	return wire.AccessAnswer{Status: "issued", Role: in.Role, Credential: map[string]string{"password": "sesame-credential"}}, b.note(c, in)
 }
-func (b *fakeBroker) Lease(_ context.Context, c api.Caller, id string) (wire.Lease, error) {
+func (b *fakeBroker) Lease(_ context.Context, c broker.Caller, id string) (wire.Lease, error) {
 	return wire.Lease{ID: id}, b.note(c, id)
 }
-func (b *fakeBroker) Leases(_ context.Context, c api.Caller, f api.LeaseFilter) ([]wire.Lease, error) {
+func (b *fakeBroker) Leases(_ context.Context, c broker.Caller, f broker.LeaseFilter) ([]wire.Lease, error) {
 	return nil, b.note(c, f)
 }
-func (b *fakeBroker) Renew(_ context.Context, c api.Caller, id string, in wire.RenewRequest) (wire.Lease, error) {
+func (b *fakeBroker) Renew(_ context.Context, c broker.Caller, id string, in wire.RenewRequest) (wire.Lease, error) {
 	return wire.Lease{ID: id}, b.note(c, in)
 }
-func (b *fakeBroker) Revoke(_ context.Context, c api.Caller, id string, in wire.RevokeRequest) (wire.Lease, error) {
+func (b *fakeBroker) Revoke(_ context.Context, c broker.Caller, id string, in wire.RevokeRequest) (wire.Lease, error) {
 	return wire.Lease{ID: id}, b.note(c, in)
 }
-func (b *fakeBroker) Whohas(_ context.Context, c api.Caller, name string) (wire.Whohas, error) {
+func (b *fakeBroker) Whohas(_ context.Context, c broker.Caller, name string) (wire.Whohas, error) {
 	return wire.Whohas{LeaseID: "lease_1"}, b.note(c, name)
 }
-func (b *fakeBroker) Contain(_ context.Context, c api.Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
+func (b *fakeBroker) Contain(_ context.Context, c broker.Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
 	return wire.ContainAnswer{What: in.What}, b.note(c, in)
 }
-func (b *fakeBroker) Release(_ context.Context, c api.Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
+func (b *fakeBroker) Release(_ context.Context, c broker.Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
 	return wire.ContainAnswer{What: in.What}, b.note(c, in)
 }
-func (b *fakeBroker) Decision(_ context.Context, c api.Caller, id string) (wire.Decision, error) {
+func (b *fakeBroker) Decision(_ context.Context, c broker.Caller, id string) (wire.Decision, error) {
 	return wire.Decision{ID: id, Decision: []byte(`{}`)}, b.note(c, id)
 }
-func (b *fakeBroker) TestPolicies(_ context.Context, c api.Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error) {
+func (b *fakeBroker) TestPolicies(_ context.Context, c broker.Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error) {
 	return wire.PolicyTestAnswer{}, b.note(c, in)
 }
-func (b *fakeBroker) AuditEntries(_ context.Context, c api.Caller, from uint64, limit int) (wire.AuditPage, error) {
+func (b *fakeBroker) AuditEntries(_ context.Context, c broker.Caller, from uint64, limit int) (wire.AuditPage, error) {
 	return wire.AuditPage{Size: from + uint64(limit)}, b.note(c, limit)
 }
-func (b *fakeBroker) AuditExport(_ context.Context, c api.Caller, from, to uint64, w io.Writer) error {
+func (b *fakeBroker) AuditExport(_ context.Context, c broker.Caller, from, to uint64, w io.Writer) error {
 	err := b.note(c, [2]uint64{from, to})
 	b.mu.Lock()
 	lines := b.lines
@@ -204,10 +204,10 @@ func (b *fakeBroker) AuditExport(_ context.Context, c api.Caller, from, to uint6
 	}
 	return err
 }
-func (b *fakeBroker) AuditVerify(_ context.Context, c api.Caller) (wire.VerifyAnswer, error) {
+func (b *fakeBroker) AuditVerify(_ context.Context, c broker.Caller) (wire.VerifyAnswer, error) {
 	return wire.VerifyAnswer{OK: true}, b.note(c, nil)
 }
-func (b *fakeBroker) Reconcile(_ context.Context, c api.Caller, target string) ([]wire.Drift, error) {
+func (b *fakeBroker) Reconcile(_ context.Context, c broker.Caller, target string) ([]wire.Drift, error) {
 	return nil, b.note(c, target)
 }
 
@@ -249,11 +249,11 @@ func (n *fakeNode) Recover(_ context.Context, in wire.RecoverRequest) (wire.Enro
 	return wire.EnrolAnswer{Principal: in.Principal}, nil
 }
 func (n *fakeNode) Rekey(context.Context, wire.RekeyRequest) ([]string, error) { return nil, nil }
-func (n *fakeNode) Seal(context.Context, api.Caller) error                     { n.setSealed(true); return nil }
-func (n *fakeNode) Peers(context.Context, api.Caller) ([]wire.Peer, error)     { return nil, nil }
-func (n *fakeNode) RemovePeer(context.Context, api.Caller, string) error       { return nil }
-func (n *fakeNode) StepDown(context.Context, api.Caller) error                 { return nil }
-func (n *fakeNode) JoinToken(context.Context, api.Caller) (wire.JoinTokenAnswer, error) {
+func (n *fakeNode) Seal(context.Context, broker.Caller) error                  { n.setSealed(true); return nil }
+func (n *fakeNode) Peers(context.Context, broker.Caller) ([]wire.Peer, error)  { return nil, nil }
+func (n *fakeNode) RemovePeer(context.Context, broker.Caller, string) error    { return nil }
+func (n *fakeNode) StepDown(context.Context, broker.Caller) error              { return nil }
+func (n *fakeNode) JoinToken(context.Context, broker.Caller) (wire.JoinTokenAnswer, error) {
 	return wire.JoinTokenAnswer{Token: "mfj_shown_once"}, nil
 }
 

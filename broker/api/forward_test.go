@@ -108,13 +108,17 @@ func TestReadThatMustBeRecordedGoesToTheLeader(t *testing.T) {
 }
 
 func TestSessionThatThisFollowerHasNotHeardOf(t *testing.T) {
-	tc, leader, follower := leaderAndFollower(t, func(c *api.Config) { c.Limits.Failures = 0.1 })
+	tc, leader, follower := leaderAndFollower(t, func(c *api.Config) { c.Limits.Failures = 0.15 })
 	c := tc.newClient(t, sesame, "dpop")
 	follower.broker.set(func(b *fakeBroker) { b.lagging = true })
 	okay(t, c.do(follower, "GET", "/whoami", ""), nil)
 	if calls, _, _ := leader.broker.seen(); calls != 1 {
 		t.Fatalf("%d calls", calls)
 	}
+	m := tc.newClient(t, "mfs_two", "mtls")
+	r := m.request("GET", follower.url+"/api/v1/whoami", "")
+	r.Header.Set("Authorization", "mTLS mfs_two")
+	refused(t, m.send(r), 421, api.CodeNotLeader)
 	// The leader compares the key with the session's, not the follower's word.
 	thief := tc.newClient(t, "", "")
 	thief.token = sesame

@@ -10,6 +10,7 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -32,6 +33,9 @@ func (s *Server) front(next http.Handler, forwarded bool) http.Handler {
 		full := s.inFlight.Add(1) > s.cfg.Limits.InFlight
 		defer s.finish(r.Context(), rec, r.Method)
 		s.standardHeaders(rec.Header(), c)
+		if r.ContentLength != 0 {
+			setBodyDeadline(rec, time.Now().Add(s.cfg.Limits.BodyWait))
+		}
 		err := s.admit(c, r)
 		if err == nil && full {
 			err = fault.New(fault.Unavailable, CodeOverloaded, "This node serves as many requests as it can. Retry, or ask another node.")
@@ -42,6 +46,13 @@ func (s *Server) front(next http.Handler, forwarded bool) http.Handler {
 		}
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// setBodyDeadline bounds the reading of a body, also the reading that net/http
+// does by itself after a refusal. It is lifted when the body is there.
+func setBodyDeadline(w http.ResponseWriter, at time.Time) {
+	// A writer without deadlines (a test's) is no reason to refuse.
+	_ = http.NewResponseController(w).SetReadDeadline(at)
 }
 
 func (s *Server) standardHeaders(h http.Header, c *call) {
@@ -66,7 +77,7 @@ func (s *Server) finish(ctx context.Context, w *recorder, method string) {
 	s.metrics.inFlight.Dec()
 	c := w.c
 	broken := recover()
-	if broken != nil && broken != http.ErrAbortHandler {
+	if broken != nil && broken != http.ErrAbortHandler && !w.lost {
 		s.log.ErrorContext(ctx, "request handler panicked", "request", c.id, "route", c.routeName(), "stack", string(debug.Stack()))
 		if w.status == 0 {
 			c.mute = false

@@ -17,8 +17,6 @@ const (
 	// maxIdemKey: a UUID has 36 characters.
 	maxIdemKey = 128
 	maxToken   = 256
-	// maxPage is the most records in one answer.
-	maxPage = 1000
 
 	// shownName bounds what an answer repeats of a caller's own words.
 	shownName = 64
@@ -28,7 +26,6 @@ const (
 // answers too; bodies have a deadline of their own.
 const (
 	readHeaderTimeout = 10 * time.Second
-	readBodyTimeout   = 15 * time.Second
 	idleTimeout       = 2 * time.Minute
 	// writeTimeout is above the longest route's timeout.
 	writeTimeout = 120 * time.Second
@@ -47,7 +44,7 @@ type Limits struct {
 	// that.
 	Logins float64
 	// Failures is how many refused credentials per second one address may
-	// present before it is answered 429; default 5, bursts of 20 times that.
+	// present before it is answered 429; default 20, bursts of 20 times that.
 	// Callers with good credentials behind the same address are not affected.
 	Failures float64
 	// Operator is how many calls of init, unseal, recover and rekey one address
@@ -58,19 +55,24 @@ type Limits struct {
 	Open float64
 	// InFlight is how many requests are served at once; default 4096.
 	InFlight int64
+	// BodyWait is how long a body may take to arrive; default 15 s.
+	BodyWait time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
 	for _, f := range []struct {
 		v *float64
 		d float64
-	}{{&l.Logins, 100}, {&l.Failures, 5}, {&l.Operator, 2}, {&l.Open, 200}} {
+	}{{&l.Logins, 100}, {&l.Failures, 20}, {&l.Operator, 2}, {&l.Open, 200}} {
 		if *f.v <= 0 {
 			*f.v = f.d
 		}
 	}
 	if l.InFlight <= 0 {
 		l.InFlight = 4096
+	}
+	if l.BodyWait <= 0 {
+		l.BodyWait = 15 * time.Second
 	}
 	return l
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
@@ -53,7 +54,7 @@ func (f *surface) addTasks() {
 		})
 	add(f, route{method: http.MethodGet, path: "/tasks", id: "list-tasks", tag: "work", place: anywhere, summary: "List tasks"},
 		func(ctx context.Context, c *call, in *tasksInput) ([]wire.Task, error) {
-			return list(c.broker.Tasks(ctx, c.caller, TaskFilter{State: in.State, Principal: in.Principal, Limit: in.Limit, After: in.After}))
+			return list(c.broker.Tasks(ctx, c.caller, broker.TaskFilter{State: in.State, Principal: in.Principal, Limit: in.Limit, After: in.After}))
 		})
 	add(f, route{method: http.MethodGet, path: "/tasks/{id}", id: "get-task", tag: "work", place: anywhere, summary: "Show a task"},
 		func(ctx context.Context, c *call, in *idInput) (wire.Task, error) {
@@ -92,7 +93,7 @@ func (f *surface) addLeases() {
 		})
 	add(f, route{method: http.MethodGet, path: "/leases", id: "list-leases", tag: "work", place: anywhere, summary: "List leases"},
 		func(ctx context.Context, c *call, in *leasesInput) ([]wire.Lease, error) {
-			return list(c.broker.Leases(ctx, c.caller, LeaseFilter{State: in.State, Target: in.Target, Principal: in.Principal, Task: in.Task, Limit: in.Limit, After: in.After}))
+			return list(c.broker.Leases(ctx, c.caller, broker.LeaseFilter{State: in.State, Target: in.Target, Principal: in.Principal, Task: in.Task, Limit: in.Limit, After: in.After}))
 		})
 	add(f, route{method: http.MethodGet, path: "/leases/{id}", id: "get-lease", tag: "work", place: anywhere, summary: "Show a lease"},
 		func(ctx context.Context, c *call, in *idInput) (wire.Lease, error) {

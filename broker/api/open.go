@@ -72,13 +72,11 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
 func (s *Server) discovery(w http.ResponseWriter, _ *http.Request) error {
 	issuer := strings.TrimSuffix(s.cfg.ExternalURLs[0], "/")
 	body, err := json.Marshal(map[string]any{
-		"issuer":                                     issuer,
-		"jwks_uri":                                   issuer + "/oauth/jwks",
-		"response_types_supported":                   []string{"none"},
-		"subject_types_supported":                    []string{"public"},
-		"id_token_signing_alg_values_supported":      []string{"ES256", "EdDSA"},
-		"dpop_signing_alg_values_supported":          []string{"ES256", "EdDSA"},
-		"tls_client_certificate_bound_access_tokens": true,
+		"issuer":                                issuer,
+		"jwks_uri":                              issuer + "/oauth/jwks",
+		"response_types_supported":              []string{"id_token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"ES256", "EdDSA"},
 	})
 	if err != nil {
 		return err

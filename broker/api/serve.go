@@ -130,11 +130,11 @@ func readBody(c *call, w http.ResponseWriter, r *http.Request) error {
 		if err := checkMedia(r.Header); err != nil {
 			return err
 		}
-		s := rt.body
-		if s == nil {
-			s = &shape{members: map[string]*shape{}}
+		want := rt.body
+		if want == nil {
+			want = &shape{members: map[string]*shape{}}
 		}
-		if err := scan(body, s); err != nil {
+		if err := scan(body, want); err != nil {
 			return err
 		}
 	}
@@ -151,19 +151,18 @@ func readLimited(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, e
 		tooLarge.header.Set("Connection", "close")
 		return nil, tooLarge
 	}
-	ctl := http.NewResponseController(w)
-	// A writer without deadlines (a test's) is no reason to refuse.
-	_ = ctl.SetReadDeadline(time.Now().Add(readBodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	_ = ctl.SetReadDeadline(time.Time{})
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {
 		tooLarge.header.Set("Connection", "close")
 		return nil, tooLarge
 	}
 	if err != nil {
-		return nil, refuse(http.StatusRequestTimeout, fault.Invalid, CodeBodyRead, "The body did not arrive whole and in time.")
+		late := refuse(http.StatusRequestTimeout, fault.Invalid, CodeBodyRead, "The body did not arrive whole and in time.")
+		late.header.Set("Connection", "close")
+		return nil, late
 	}
+	setBodyDeadline(w, time.Time{}) // or it would end the call, too
 	return body, nil
 }
 

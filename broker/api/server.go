@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -33,10 +34,11 @@ type Config struct {
 	Hosts        []string
 	Certificates *Certificates
 	Limits       Limits
-	Logger       *slog.Logger         // default: discard
-	Tracer       trace.TracerProvider // nil: no spans
-	Clock        func() time.Time     // default: time.Now
-	Version      string               // of this build, for the OpenAPI document
+	Logger       *slog.Logger           // default: discard
+	Tracer       trace.TracerProvider   // nil: no spans
+	Clock        func() time.Time       // default: time.Now
+	Collectors   []prometheus.Collector // further metrics to serve
+	Version      string                 // of this build, for the OpenAPI document
 }
 
 // Server is the HTTP surface of one node. Make it with [New]; it is safe for
@@ -85,6 +87,11 @@ func New(cfg Config) (*Server, error) {
 		s.hosts[normalHost(h)] = true
 	}
 	s.quiet = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+	for _, c := range cfg.Collectors {
+		if err := s.metrics.registry.Register(c); err != nil {
+			return nil, fmt.Errorf("api: metrics: %w", err)
+		}
+	}
 	s.throttle = newThrottle(cfg.Limits, s.clock)
 	if err := s.build(); err != nil {
 		return nil, err
@@ -119,7 +126,9 @@ func (s *Server) build() error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          s.quiet,
+		// OPTIONS * meets the same checks as everything else.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     s.quiet,
 	}
 	return nil
 }

@@ -1,15 +1,19 @@
 package api_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -89,7 +93,7 @@ func TestSpansCarryTheRouteAndNoSecret(t *testing.T) {
 	for _, s := range spans.GetSpans() {
 		found = found || s.Name == "GET /api/v1/leases/{id}"
 		for _, a := range s.Attributes {
-			if v := a.Value.Emit(); len(v) > 200 || v == sesame {
+			if v := a.Value.String(); len(v) > 200 || v == sesame {
 				t.Errorf("%s = %q", a.Key, v)
 			}
 		}
@@ -114,4 +118,73 @@ func TestNodeTakesOnlySoMuchAtOnce(t *testing.T) {
 	close(leave)
 	okay(t, <-answered, nil)
 	okay(t, c.send(c.request("GET", n.url+"/api/v1/sys/status", "")), nil)
+}
+
+// However far a request gets, a body that never arrives holds nothing: neither
+// where the body is read, nor where the call was refused before that.
+func TestBodyThatDoesNotArriveIsGivenUp(t *testing.T) {
+	tc, n := one(t, func(c *api.Config) { c.Limits.BodyWait = 20 * time.Millisecond })
+	for path, status := range map[string]int{"/api/v1/sys/unseal": http.StatusRequestTimeout, "/api/v1/requests": http.StatusUnauthorized, "/nowhere": http.StatusNotFound} {
+		conn, err := tls.Dial("tcp", n.addr, &tls.Config{RootCAs: tc.roots, MinVersion: tls.VersionTLS13})
+		must(t, err)
+		must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{", path, n.addr)
+		must(t, err)
+		in := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(in, nil)
+		must(t, err)
+		if resp.StatusCode != status {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		must(t, err)
+		must(t, resp.Body.Close())
+		if _, err := in.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection was not closed: %v", path, err)
+		}
+		must(t, conn.Close())
+	}
+}
+
+func TestOddRequestLinesAreRefused(t *testing.T) {
+	tc, n := one(t)
+	for _, line := range []string{"OPTIONS *", "GET https://" + n.addr + "/healthz", "CONNECT " + n.addr} {
+		conn, err := tls.Dial("tcp", n.addr, &tls.Config{RootCAs: tc.roots, MinVersion: tls.VersionTLS13})
+		must(t, err)
+		must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+		_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: %s\r\n\r\n", line, n.addr)
+		must(t, err)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		must(t, err)
+		if resp.StatusCode != 400 || resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %d %v", line, resp.StatusCode, resp.Header)
+		}
+		must(t, resp.Body.Close())
+		must(t, conn.Close())
+	}
+}
+
+func TestHTTP2ServesBothBindings(t *testing.T) {
+	tc, n := one(t)
+	for _, binding := range []string{"dpop", "mtls"} {
+		c := tc.newClient(t, "mfs_"+binding, binding)
+		tr, ok := c.http.Transport.(*http.Transport)
+		if !ok {
+			t.Fatal("another transport than expected")
+		}
+		tr.ForceAttemptHTTP2 = true
+		c.fresh(n)
+		r := c.request("POST", n.url+"/api/v1/requests", `{"role":"a/b"}`)
+		if binding == "mtls" {
+			r.Header.Set("Authorization", "mTLS "+c.token)
+		} else {
+			c.sign(r)
+		}
+		resp, err := c.http.Do(r)
+		must(t, err)
+		if resp.ProtoMajor != 2 || resp.StatusCode != 200 {
+			t.Errorf("%s: HTTP/%d %d", binding, resp.ProtoMajor, resp.StatusCode)
+		}
+		must(t, resp.Body.Close())
+	}
 }

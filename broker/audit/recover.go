@@ -114,7 +114,7 @@ func (s *FileSink) recover() error {
 	if err != nil {
 		return err
 	}
-	end, next := c.Size, c.Next
+	var end, next int64
 	if c.is(info) {
 		end, next, err = s.believe(c)
 	} else {

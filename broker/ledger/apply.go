@@ -62,14 +62,22 @@ func refuse(code, detail string, args ...any) Result {
 
 func done(id string, also ...string) Result { return Result{Code: CodeOK, ID: id, Also: also} }
 
+// Apply is [Machine.Apply] without a memory.
+func Apply(w Writer, raw []byte) (Result, error) { return new(Machine).Apply(w, raw) }
+
+// Machine applies commands. It remembers how the bytes of roles and targets
+// decode, and nothing else: it gives what a fresh Machine would. The zero value
+// is ready. It is not safe for concurrent use.
+type Machine struct{ memo memo }
+
 // Apply applies one command to the state and records it. It is pure. An error
 // means that the command or the state cannot be read: the node must stop.
-func Apply(w Writer, raw []byte) (Result, error) {
+func (m *Machine) Apply(w Writer, raw []byte) (Result, error) {
 	d, err := Decode(raw)
 	if err != nil {
 		return Result{}, err
 	}
-	s := &state{view: view{Reader: w}, w: w}
+	s := &state{view: view{Reader: w}, w: w, memo: &m.memo}
 	c := &context{Header: d.Header, secrets: d.secrets, seq: s.size(), now: max(s.clock(), d.Header.AtMS)}
 
 	res, replayed := s.replay(c)

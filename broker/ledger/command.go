@@ -7,7 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
+	"maps"
 	"slices"
 )
 
@@ -26,8 +26,9 @@ type Header struct {
 	Actor Actor  `json:"actor"`
 	// Decision is the policy decision that let the command be proposed, or that
 	// it records, with its reasons (law 5). DecisionID finds it again.
-	DecisionID string          `json:"decision_id,omitempty"`
-	Decision   json.RawMessage `json:"decision,omitempty"`
+	DecisionID string `json:"decision_id,omitempty"`
+	// Decision is a line of its own in the encoding: Apply never reads it.
+	Decision json.RawMessage `json:"-"`
 	// Idem, where set, makes the command take effect once per principal and key.
 	Idem *Idem `json:"idempotency,omitempty"`
 	// Commitments are SHA-256(salt ‖ secret) of each secret that travels with
@@ -87,12 +88,11 @@ type context struct {
 	secrets []Secret
 }
 
-// envelope is the public part: what the leaf hashes and the audit shows.
-type envelope struct {
-	V    int             `json:"v"`
-	Type string          `json:"type"`
-	Head Header          `json:"head"`
-	Body json.RawMessage `json:"body"`
+// head is the first line of a command's public part.
+type head struct {
+	V    int    `json:"v"`
+	Type string `json:"type"`
+	Header
 }
 
 // bodies lists every command type, newest last. It is the one registry.
@@ -123,16 +123,13 @@ var bodies = map[string]func() Body{
 
 // Types returns the names of all command types, sorted.
 func Types() []string {
-	var out []string
-	for t := range bodies {
-		out = append(out, t)
-	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(bodies))
 }
 
 // Encode makes the bytes of a command: a version byte, the length of the public
-// part, the public part, and the secrets. Commitments are filled in here.
+// part, the public part, and the secrets. The public part is what the leaf
+// covers and the audit shows: two or three lines of JSON, which are the head,
+// the body and the decision. Commitments are filled in here.
 func Encode(h Header, b Body, secrets ...Secret) ([]byte, error) {
 	h.Commitments = nil
 	for _, s := range secrets {
@@ -141,16 +138,26 @@ func Encode(h Header, b Body, secrets ...Secret) ([]byte, error) {
 		}
 		h.Commitments = append(h.Commitments, s.commitment())
 	}
-	body, err := json.Marshal(b)
+	first, err := json.Marshal(head{V: commandVersion, Type: b.Type(), Header: h})
 	if err != nil {
 		return nil, fmt.Errorf("ledger: cannot encode %s: %w", b.Type(), err)
 	}
-	public, err := json.Marshal(envelope{V: commandVersion, Type: b.Type(), Head: h, Body: body})
+	second, err := json.Marshal(b)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: cannot encode %s: %w", b.Type(), err)
 	}
-	out := binary.AppendUvarint([]byte{commandVersion}, uint64(len(public)))
-	out = append(out, public...)
+	if bytes.IndexByte(h.Decision, '\n') >= 0 {
+		return nil, fmt.Errorf("ledger: the decision of a %s command is not one line", b.Type())
+	}
+	size := len(first) + 1 + len(second)
+	if len(h.Decision) > 0 {
+		size += 1 + len(h.Decision)
+	}
+	out := binary.AppendUvarint(append(make([]byte, 0, size+8), commandVersion), uint64(size))
+	out = append(append(append(out, first...), '\n'), second...)
+	if len(h.Decision) > 0 {
+		out = append(append(out, '\n'), h.Decision...)
+	}
 	if len(secrets) > 0 {
 		sec, err := json.Marshal(secrets)
 		if err != nil {
@@ -169,7 +176,7 @@ type Decoded struct {
 	Type   string
 	Header Header
 	Body   Body
-	// Public is the exact JSON that the leaf covers.
+	// Public is the exact text that the leaf covers.
 	Public  []byte
 	secrets []Secret
 }
@@ -195,22 +202,44 @@ func Decode(raw []byte) (Decoded, error) {
 
 // DecodePublic reads a command's public part, as the audit log holds it.
 func DecodePublic(public []byte) (Decoded, error) {
-	var env envelope
-	if err := strict(public, &env); err != nil {
+	first, rest, ok := bytes.Cut(public, []byte{'\n'})
+	second, decision, decided := bytes.Cut(rest, []byte{'\n'})
+	if !ok || decided && (len(decision) == 0 || bytes.IndexByte(decision, '\n') >= 0) {
+		return Decoded{}, fmt.Errorf("ledger: a command has two lines, or three with its decision")
+	}
+	var h head
+	if err := strict(first, &h); err != nil {
 		return Decoded{}, fmt.Errorf("ledger: command does not decode: %w", err)
 	}
-	if env.V != commandVersion {
-		return Decoded{}, fmt.Errorf("ledger: command version %d is not known to this build (it knows %d)", env.V, commandVersion)
+	if h.V != commandVersion {
+		return Decoded{}, fmt.Errorf("ledger: command version %d is not known to this build (it knows %d)", h.V, commandVersion)
 	}
-	newBody, ok := bodies[env.Type]
+	newBody, ok := bodies[h.Type]
 	if !ok {
-		return Decoded{}, fmt.Errorf("ledger: command type %q is not known to this build", env.Type)
+		return Decoded{}, fmt.Errorf("ledger: command type %q is not known to this build", h.Type)
 	}
 	b := newBody()
-	if err := strict(env.Body, b); err != nil {
-		return Decoded{}, fmt.Errorf("ledger: body of a %s command does not decode: %w", env.Type, err)
+	if err := strict(second, b); err != nil {
+		return Decoded{}, fmt.Errorf("ledger: body of a %s command does not decode: %w", h.Type, err)
 	}
-	return Decoded{Type: env.Type, Header: env.Head, Body: b, Public: public}, nil
+	h.Decision = decision
+	return Decoded{Type: h.Type, Header: h.Header, Body: b, Public: public}, nil
+}
+
+// PublicJSON is a command's public part as one JSON object, for people and
+// programs; the leaf covers the lines themselves.
+func PublicJSON(public []byte) json.RawMessage {
+	lines := bytes.SplitN(public, []byte{'\n'}, 3)
+	names := [...]string{`{"head":`, `,"body":`, `,"decision":`}
+	var out []byte
+	for i, l := range lines {
+		out = append(append(out, names[i]...), l...)
+	}
+	out = append(out, '}')
+	if !json.Valid(out) {
+		return json.RawMessage("null")
+	}
+	return out
 }
 
 func split(raw []byte) (public, rest []byte, err error) {
@@ -232,7 +261,7 @@ func strict(b []byte, out any) error {
 	if err := dec.Decode(out); err != nil {
 		return err
 	}
-	if _, err := dec.Token(); err != io.EOF {
+	if dec.InputOffset() != int64(len(b)) {
 		return fmt.Errorf("more follows after the value")
 	}
 	return nil

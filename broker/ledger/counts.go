@@ -2,7 +2,7 @@ package ledger
 
 import "encoding/binary"
 
-// Counters of what lives now: "t" principal → open tasks; "p" principal, role →
+// Counters of what lives now: "t" principal → open explicit tasks; "p" principal, role →
 // live leases; "i" principal, instance, role → live leases.
 
 func (v *view) count(parts ...string) int {

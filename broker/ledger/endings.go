@@ -72,8 +72,12 @@ type Withdrawal struct {
 	LeaseID string `json:"lease_id"`
 	// LookedMS is when the look began, by the leader's clock. A look that began
 	// before the mint deadline proves nothing about a mint still in flight.
-	LookedMS int64           `json:"looked_ms"`
-	Receipt  json.RawMessage `json:"receipt,omitempty"`
+	LookedMS int64 `json:"looked_ms"`
+	// Settled says that the proposer opened the lease itself, in its present
+	// term, and saw every mint of it return before it looked: nothing can be in
+	// flight, and the look is the last one.
+	Settled bool            `json:"settled,omitempty"`
+	Receipt json.RawMessage `json:"receipt,omitempty"`
 	// Problem, where set, says why the lease cannot end without a person.
 	Problem string `json:"problem,omitempty"`
 }
@@ -96,7 +100,7 @@ func (b *RecordWithdrawals) apply(s *state, c *context) Result {
 		case w.Problem != "":
 			l.End.Problem = w.Problem
 			s.save(bucketLease, []byte(l.ID), l)
-		case w.LookedMS < last:
+		case w.LookedMS < last && !w.Settled:
 			l.End.Receipt = w.Receipt
 			s.save(bucketLease, []byte(l.ID), l)
 			s.put(bucketEnding, key(l.Target, l.ID), beUint(uint64(last)))

@@ -79,7 +79,7 @@ func sampleHeader() ledger.Header {
 
 var sampleSecret = ledger.Secret{Name: "Target/db/password", Salt: []byte("0123456789abcdef"), Value: []byte("not a real one")}
 
-func goldenFile(typ string) string { return filepath.Join("testdata", "commands", typ+".json") }
+func goldenFile(typ string) string { return filepath.Join("testdata", "commands", typ+".txt") }
 
 // publicOf takes a command's public part out of its bytes.
 func publicOf(raw []byte) []byte {
@@ -103,12 +103,7 @@ func TestHazard2EveryCommandHasItsGoldenShape(t *testing.T) {
 			}
 			public := publicOf(raw)
 			if *rewrite {
-				var pretty bytes.Buffer
-				if err := json.Indent(&pretty, public, "", "  "); err != nil {
-					t.Fatal(err)
-				}
-				pretty.WriteByte('\n')
-				if err := os.WriteFile(goldenFile(typ), pretty.Bytes(), 0o644); err != nil {
+				if err := os.WriteFile(goldenFile(typ), append(bytes.Clone(public), '\n'), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -116,14 +111,11 @@ func TestHazard2EveryCommandHasItsGoldenShape(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v; run: go test ./broker/ledger -run Golden -rewrite", err)
 			}
-			var compact bytes.Buffer
-			if err := json.Compact(&compact, golden); err != nil {
-				t.Fatal(err)
+			golden = bytes.TrimSuffix(golden, []byte{'\n'})
+			if !bytes.Equal(golden, public) {
+				t.Errorf("%s encodes to another shape than the golden one:\n%s\n%s", typ, public, golden)
 			}
-			if !bytes.Equal(compact.Bytes(), public) {
-				t.Errorf("%s encodes to another shape than the golden one:\n%s\n%s", typ, public, compact.Bytes())
-			}
-			d, err := ledger.DecodePublic(compact.Bytes())
+			d, err := ledger.DecodePublic(golden)
 			if err != nil {
 				t.Fatalf("the golden %s does not decode: %v", typ, err)
 			}
@@ -137,7 +129,7 @@ func TestHazard2EveryCommandHasItsGoldenShape(t *testing.T) {
 // TestGoldenFilesAllDecode: a file whose type is gone is a shape that old
 // entries still have.
 func TestGoldenFilesAllDecode(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("testdata", "commands", "*.json"))
+	files, err := filepath.Glob(filepath.Join("testdata", "commands", "*.txt"))
 	if err != nil || len(files) < len(ledger.Types()) {
 		t.Fatalf("%d golden files for %d types (%v)", len(files), len(ledger.Types()), err)
 	}
@@ -146,21 +138,27 @@ func TestGoldenFilesAllDecode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ledger.DecodePublic(b); err != nil {
+		if _, err := ledger.DecodePublic(bytes.TrimSuffix(b, []byte{'\n'})); err != nil {
 			t.Errorf("%s: %v", f, err)
 		}
 	}
 }
 
-// altered decodes, changes and encodes a JSON document.
-func altered(t *testing.T, doc []byte, change func(map[string]any)) []byte {
+// altered decodes, changes and encodes the lines of a golden file.
+func altered(t *testing.T, golden []byte, change func(map[string]any)) []byte {
 	t.Helper()
-	var m map[string]any
-	if err := json.Unmarshal(doc, &m); err != nil {
-		t.Fatal(err)
+	lines := bytes.Split(bytes.TrimSuffix(golden, []byte{'\n'}), []byte{'\n'})
+	m := map[string]any{}
+	for i, name := range []string{"head", "body"} {
+		var line map[string]any
+		if err := json.Unmarshal(lines[i], &line); err != nil {
+			t.Fatal(err)
+		}
+		m[name] = line
 	}
 	change(m)
-	return mustEncode(t, m)
+	lines[0], lines[1] = mustEncode(t, m["head"]), mustEncode(t, m["body"])
+	return bytes.Join(lines, []byte{'\n'})
 }
 
 func mustEncode(t *testing.T, v any) []byte {
@@ -181,14 +179,13 @@ func TestHazard2WhatIsUnknownDoesNotDecode(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, change := range map[string]func(map[string]any){
-			"member of the envelope": func(m map[string]any) { m["new"] = 1 },
-			"member of the header":   func(m map[string]any) { m["head"].(map[string]any)["new"] = 1 },
-			"member of the actor":    func(m map[string]any) { m["head"].(map[string]any)["actor"].(map[string]any)["new"] = 1 },
-			"member of the body":     func(m map[string]any) { m["body"].(map[string]any)["new"] = 1 },
-			"version":                func(m map[string]any) { m["v"] = 2 },
-			"no version":             func(m map[string]any) { delete(m, "v") },
-			"type":                   func(m map[string]any) { m["type"] = "never_heard_of" },
-			"body that is a list":    func(m map[string]any) { m["body"] = []any{} },
+			"member of the header": func(m map[string]any) { m["head"].(map[string]any)["new"] = 1 },
+			"member of the actor":  func(m map[string]any) { m["head"].(map[string]any)["actor"].(map[string]any)["new"] = 1 },
+			"member of the body":   func(m map[string]any) { m["body"].(map[string]any)["new"] = 1 },
+			"version":              func(m map[string]any) { m["head"].(map[string]any)["v"] = 2 },
+			"no version":           func(m map[string]any) { delete(m["head"].(map[string]any), "v") },
+			"type":                 func(m map[string]any) { m["head"].(map[string]any)["type"] = "never_heard_of" },
+			"body that is a list":  func(m map[string]any) { m["body"] = []any{} },
 		} {
 			if _, err := ledger.DecodePublic(altered(t, golden, change)); err == nil {
 				t.Errorf("%s with an unknown %s decodes", typ, name)

@@ -100,7 +100,8 @@ type view struct {
 // state is a view that writes.
 type state struct {
 	view
-	w Writer
+	w    Writer
+	memo *memo
 }
 
 func (v *view) corrupt(bucket string, k []byte, err error) {

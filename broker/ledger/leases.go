@@ -150,7 +150,7 @@ func (s *state) saveOpen(l Lease) {
 func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	g := l.Grant
 	var role RoleSpec
-	switch {
+	switch { // what is cheap to check comes first
 	case !validID(PrefixLease, l.ID) || !validID(PrefixGrant, g.ID) || l.Name == "" || g.Principal != c.Actor.Principal || g.DecisionID != c.DecisionID:
 		return role, refuse(CodeInvalid, "The lease record is not well formed.")
 	case s.Get(bucketLease, []byte(l.ID)) != nil:
@@ -160,8 +160,8 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	case read.PolicyEpoch != s.policyEpoch():
 		return role, refuse(CodeStale, "Policies or objects changed while the request was decided.")
 	}
-	ro, ok := s.spec(KindRole, g.Role, &role)
-	target, ok2 := s.object(KindTarget, l.Target)
+	ro, role, ok := s.role(g.Role)
+	target, spec, ok2 := s.target(l.Target)
 	if !ok || !ok2 || RoleTarget(g.Role) != l.Target {
 		return role, refuse(CodeNotFound, "Role %s does not exist.", g.Role)
 	}
@@ -171,7 +171,7 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	if ro.Version != g.RoleVersion || target.Version != read.TargetVersion {
 		return role, refuse(CodeStale, "The role or target changed while the request was decided.")
 	}
-	if res := s.checkFrozen(g.Principal, target); !res.OK() {
+	if res := s.checkFrozen(g.Principal, l.Target, spec.Zone); !res.OK() {
 		return role, res
 	}
 	if len(role.Approvals) > 0 {
@@ -180,18 +180,14 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	return role, done("")
 }
 
-func (s *state) checkFrozen(principal string, target Object) Result {
-	spec, _, err := SplitTarget(target.Spec)
-	if err != nil {
-		s.corrupt(bucketObject, objectKey(KindTarget, target.Name), err)
-	}
+func (s *state) checkFrozen(principal, target, zone string) Result {
 	switch {
 	case s.frozen(KindPrincipal, principal):
 		return refuse(CodeFrozen, "%s is contained.", principal)
-	case s.frozen(KindTarget, target.Name):
-		return refuse(CodeFrozen, "Target %s is contained.", target.Name)
-	case s.frozen(KindZone, spec.Zone):
-		return refuse(CodeFrozen, "Zone %s is contained.", spec.Zone)
+	case s.frozen(KindTarget, target):
+		return refuse(CodeFrozen, "Target %s is contained.", target)
+	case s.frozen(KindZone, zone):
+		return refuse(CodeFrozen, "Zone %s is contained.", zone)
 	}
 	return done("")
 }
@@ -252,7 +248,6 @@ func (s *state) superseded(b *OpenLease) (Lease, bool) {
 func (s *state) openImplicit(c *context, t Task) {
 	t.State, t.StartedMS, t.StartedBy = TaskOpen, c.now, c.Actor.Principal
 	s.save(bucketTask, []byte(t.ID), t)
-	s.addCount(1, "t", t.Principal)
 	if t.Instance != "" {
 		s.put(bucketInstance, key(t.Principal, t.Instance, t.Role), []byte(t.ID))
 	}
@@ -340,8 +335,8 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 	if _, res := s.liveTask(c, l.Grant.TaskID, l.Grant.Principal); !res.OK() {
 		return l, role, res
 	}
-	_, ok = s.spec(KindRole, l.Grant.Role, &role)
-	target, ok2 := s.object(KindTarget, l.Target)
+	_, role, ok = s.role(l.Grant.Role)
+	_, spec, ok2 := s.target(l.Target)
 	if !ok || !ok2 {
 		return l, role, refuse(CodeNotFound, "Role %s does not exist.", l.Grant.Role)
 	}
@@ -353,5 +348,5 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 	if err := scope.Covers(role.Scope, l.Grant.Scope); err != nil {
 		return l, role, refuse(CodeNarrow, "Role %s has become narrower than the lease: %v.", l.Grant.Role, err)
 	}
-	return l, role, s.checkFrozen(l.Grant.Principal, target)
+	return l, role, s.checkFrozen(l.Grant.Principal, l.Target, spec.Zone)
 }

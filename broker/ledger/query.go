@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/mayfly-broker/mayfly/broker/audit/tree"
 )
 
 // Query reads the ledger. It is valid only within the transaction that r
@@ -95,7 +97,7 @@ func (q Query) KeysOf(principal string) []Key {
 	return out
 }
 
-// Enrolment returns a live enrolment token's record by its hash.
+// Enrolment returns an enrolment token's record by its hash, spent or not.
 func (q Query) Enrolment(hash string) (Enrolment, bool) {
 	var e Enrolment
 	ok := q.v.load(bucketEnrolment, []byte(hash), &e)
@@ -294,4 +296,9 @@ func (q Query) Idempotent(principal, k string) (hash string, res Result, ok bool
 func (q Query) SessionCount(principal string) int { return len(q.v.sessionIDs(principal)) }
 
 // HashReader returns the stored hashes of the Merkle tree.
-func (q Query) HashReader() tlog.HashReader { return treeReader{q.v} }
+func (q Query) HashReader() tlog.HashReader { return treeReader(q) }
+
+// Root returns the Merkle root over the first size commands.
+func (q Query) Root(size uint64) (tlog.Hash, error) {
+	return tree.Root(q.HashReader(), int64(size))
+}

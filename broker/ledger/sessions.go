@@ -99,6 +99,9 @@ type Enrolment struct {
 	Principal string `json:"principal"`
 	ExpiresMS int64  `json:"expires_ms"`
 	IssuedBy  string `json:"issued_by,omitempty"`
+	// SpentBy is the key that redeemed it. The same key may do so again, since
+	// its answer may have been lost.
+	SpentBy string `json:"spent_by,omitempty"`
 }
 
 // IssueEnrolment records a one-time enrolment token.
@@ -106,6 +109,9 @@ type IssueEnrolment struct {
 	TokenHash string `json:"token_hash"`
 	Principal string `json:"principal"`
 	ExpiresMS int64  `json:"expires_ms"`
+	// Why is empty for a token that a session asked for; else init, recover or
+	// dev: then the header has no decision, and this says what stood in for one.
+	Why string `json:"why,omitempty"`
 }
 
 // Type implements [Body].
@@ -193,17 +199,21 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 	}
 	if b.EnrolmentHash != "" {
 		var e Enrolment
-		if len(b.EnrolmentHash) != 64 || !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal {
+		if len(b.EnrolmentHash) != 64 || !s.load(bucketEnrolment, []byte(b.EnrolmentHash), &e) || e.ExpiresMS <= c.now || e.Principal != b.Session.Principal ||
+			e.SpentBy != "" && (b.NewKey == nil || e.SpentBy != b.NewKey.Thumbprint) {
 			return refuse(CodeTokenSpent, "The enrolment token is unknown, spent or expired. Have a new one made.")
 		}
 		if b.NewKey == nil || b.NewKey.Principal != e.Principal {
 			return refuse(CodeInvalid, "An enrolment registers a key of the same principal.")
 		}
-		if res := s.checkKey(*b.NewKey); !res.OK() {
-			return res
+		if e.SpentBy == "" {
+			if res := s.checkKey(*b.NewKey); !res.OK() {
+				return res
+			}
+			e.SpentBy = b.NewKey.Thumbprint
+			s.save(bucketEnrolment, []byte(b.EnrolmentHash), e)
+			s.addKey(c, *b.NewKey)
 		}
-		s.del(bucketEnrolment, []byte(b.EnrolmentHash))
-		s.addKey(c, *b.NewKey)
 	}
 	if b.OneShot != "" {
 		s.put(bucketSpent, []byte(b.OneShot), []byte(b.Session.Thumbprint))

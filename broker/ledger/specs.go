@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -111,11 +112,11 @@ func SplitTarget(spec json.RawMessage) (TargetSpec, json.RawMessage, error) {
 		return TargetSpec{}, nil, fmt.Errorf("a target's spec is an object: %w", err)
 	}
 	common, rest := map[string]json.RawMessage{}, map[string]json.RawMessage{}
-	for k, v := range all {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
 		if slices.Contains(targetCommon, k) {
-			common[k] = v
+			common[k] = all[k]
 		} else {
-			rest[k] = v
+			rest[k] = all[k]
 		}
 	}
 	cb, err := json.Marshal(common)

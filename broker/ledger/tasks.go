@@ -99,7 +99,7 @@ func (s *state) checkNewTask(c *context, t *Task) Result {
 		return refuse(CodeNotFound, "Principal %s does not exist.", t.Principal)
 	case s.frozen(KindPrincipal, t.Principal):
 		return refuse(CodeFrozen, "%s is contained.", t.Principal)
-	case s.count("t", t.Principal) >= MaxOpenTasks:
+	case !t.Implicit && s.count("t", t.Principal) >= MaxOpenTasks:
 		return refuse(CodeCapCount, "%s has %d open tasks; end some first.", t.Principal, MaxOpenTasks)
 	}
 	if t.Scope != nil {
@@ -265,11 +265,11 @@ func (s *state) closeTask(c *context, t Task, reason string) {
 		}
 	} else {
 		s.del(bucketTaskDue, due(t.DueMS(), t.ID))
+		s.addCount(-1, "t", t.Principal) // implicit ones are bounded by the caps on leases
 	}
 	if t.Name != "" {
 		s.del(bucketTaskName, key(t.Principal, t.Name))
 	}
-	s.addCount(-1, "t", t.Principal)
 	t.State, t.EndedMS, t.EndReason = TaskEnded, c.now, reason
 	s.save(bucketTask, []byte(t.ID), t)
 	if s.Get(bucketTaskEnds, []byte(t.ID)) == nil && len(s.ids(bucketLeaseTask, prefix(t.ID), 1)) > 0 {

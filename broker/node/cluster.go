@@ -30,9 +30,11 @@ func (n *Node) JoinToken(ctx context.Context, c broker.Caller) (wire.JoinTokenAn
 	if err := r.engine.AuthorizeCluster(ctx, c, "join-token"); err != nil {
 		return wire.JoinTokenAnswer{}, err
 	}
-	n.mu.Lock()
-	k := n.keyring
-	n.mu.Unlock()
+	k := n.published.Load().keyring
+	if k == nil {
+		_, err := n.current()
+		return wire.JoinTokenAnswer{}, err
+	}
 	ca, err := authority(k)
 	if err != nil {
 		return wire.JoinTokenAnswer{}, err
@@ -69,9 +71,7 @@ func (n *Node) onJoin(ctx context.Context, req raftstore.JoinRequest) ([]byte, e
 		return nil, err
 	}
 	n.log.Info("node admitted", "node", req.NodeID, "address", req.Addr)
-	n.mu.Lock()
-	k := n.keyring
-	n.mu.Unlock()
+	k := n.published.Load().keyring
 	if k == nil {
 		return nil, errors.New("node: sealed meanwhile")
 	}
@@ -84,7 +84,7 @@ type joining struct {
 }
 
 // join spends the configured token and stores the keyring it brings. The
-// caller holds mu.
+// caller holds life.
 func (n *Node) join(ctx context.Context) error {
 	tok, err := identity.ParseEnrolToken(secret.New(n.cfg.Join.Token))
 	if err != nil {
@@ -108,7 +108,7 @@ func (n *Node) join(ctx context.Context) error {
 	if err := w.WriteFile(n.path(keyringFile)); err != nil {
 		return err
 	}
-	n.wrapped, n.state = w, sealed
+	n.condition.wrapped, n.condition.state = w, sealed
 	return n.newUnsealer()
 }
 

@@ -34,9 +34,8 @@ permit (
 // Init makes a new cluster of this one node: keyring, shares, genesis record,
 // and an enrolment token for each administrator. All of it is shown once.
 func (n *Node) Init(ctx context.Context, in wire.InitRequest) (wire.InitAnswer, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.state != uninitialised {
+	defer n.begin()()
+	if n.condition.state != uninitialised {
 		return wire.InitAnswer{}, fault.New(fault.Conflict, ledger.CodeNotGenesis, "This node belongs to a cluster already.")
 	}
 	if err := checkAdmins(in.Admins); err != nil {
@@ -51,7 +50,7 @@ func (n *Node) Init(ctx context.Context, in wire.InitRequest) (wire.InitAnswer, 
 }
 
 func (n *Node) forgetInit() error {
-	n.state, n.wrapped, n.unsealer = uninitialised, nil, nil
+	n.condition = condition{}
 	return n.wipe()
 }
 
@@ -81,14 +80,17 @@ func (n *Node) initialise(ctx context.Context, in wire.InitRequest) (wire.InitAn
 	if err := os.WriteFile(n.path(pendingFile), nil, 0o600); err != nil {
 		return answer, fmt.Errorf("node: %w", err)
 	}
-	if n.wrapped, answer.Shares, err = n.wrap(k, in); err != nil {
+	if n.condition.wrapped, answer.Shares, err = n.wrap(k, in); err != nil {
 		return answer, err
 	}
-	if err := n.wrapped.WriteFile(n.path(keyringFile)); err != nil {
+	if err := n.condition.wrapped.WriteFile(n.path(keyringFile)); err != nil {
 		return answer, err
 	}
-	n.state = sealed
+	n.condition.state = sealed
 	if err := n.open(ctx, k, true); err != nil {
+		return answer, err
+	}
+	if err := n.condition.run.awaitLeader(ctx); err != nil {
 		return answer, err
 	}
 	answer.Cluster = k.ClusterID()
@@ -97,11 +99,12 @@ func (n *Node) initialise(ctx context.Context, in wire.InitRequest) (wire.InitAn
 		return answer, err
 	}
 	g := ledger.Genesis{Cluster: k.ClusterID(), Incarnation: int(k.Incarnation()), VerifierKey: verifier, Objects: n.firstObjects(in.Admins)}
-	if err := n.run.engine.Begin(ctx, g); err != nil {
+	if err := n.condition.run.engine.Begin(ctx, g); err != nil {
 		return answer, err
 	}
 	for _, a := range in.Admins {
-		tok, err := n.run.engine.EnrolByQuorum(ctx, a)
+		n.log.Info("a first administrator gets an enrolment token", "principal", a)
+		tok, err := n.condition.run.engine.EnrolByQuorum(ctx, a, "init")
 		if err != nil {
 			return answer, err
 		}

@@ -12,11 +12,14 @@ import (
 )
 
 // machine applies commands to the ledger. applied is told after each one.
-type machine struct{ applied func() }
+type machine struct {
+	ledger  *ledger.Machine
+	applied func()
+}
 
 // Apply implements [raftstore.Machine].
 func (m machine) Apply(tx *raftstore.Tx, command []byte) (any, error) {
-	res, err := ledger.Apply(tx, command)
+	res, err := m.ledger.Apply(tx, command)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -51,12 +52,17 @@ type Config struct {
 	Kinds       []issuers.Kind
 	HTTP        *http.Client
 	Logger      *slog.Logger
-	Disk        raftstore.Disk
-	Version     string
+	// Disk says how much free space is kept back.
+	Disk    Disk
+	Version string
 	// Join, where set, makes an empty node join a cluster instead of waiting to
 	// be initialised.
 	Join *Join
 }
+
+// Disk is how much free space under Dir is kept back, in MiB; 0 is the store's
+// default. Below Reserve nothing new is issued; below Floor nothing is recorded.
+type Disk struct{ ReserveMiB, FloorMiB uint64 }
 
 // Join is how an empty node finds its cluster.
 type Join struct {
@@ -79,12 +85,39 @@ type Node struct {
 	forward http.Handler
 	guess   *rate.Limiter // attempts to unseal, recover or rekey
 
-	mu       sync.Mutex
+	// life is held while the node goes from one state to another, which may
+	// take long. Everybody else reads what the last step has published.
+	life      sync.Mutex
+	condition condition
+	published atomic.Pointer[condition]
+	// newest is the wrapped keyring as last written while running, nil before:
+	// a rekey elsewhere must void the old shares here, too.
+	newest atomic.Pointer[seal.Wrapped]
+	failed chan error
+}
+
+// condition is what a node is at one moment.
+type condition struct {
 	state    state
 	wrapped  *seal.Wrapped
 	unsealer *seal.Unsealer
 	keyring  *seal.Keyring
 	run      *run
+}
+
+// publish lets everybody see the condition. The caller holds life.
+func (n *Node) publish() {
+	c := n.condition
+	n.published.Store(&c)
+}
+
+// begin takes life for a change of state; the result publishes and lets go.
+func (n *Node) begin() (end func()) {
+	n.life.Lock()
+	return func() {
+		n.publish()
+		n.life.Unlock()
+	}
 }
 
 // run is what exists only while the node is unsealed.
@@ -95,6 +128,10 @@ type run struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	grown  chan struct{} // the ledger has grown
+	// ready is set once log and engine stand; diverged once a replica's Merkle
+	// root was seen to differ.
+	ready, diverged atomic.Bool
+	leader          atomic.Pointer[leaderAt]
 }
 
 // Files of the data directory.
@@ -115,7 +152,7 @@ func New(cfg Config) (*Node, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node: data directory: %w", err)
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, guess: rate.NewLimiter(1, 10), forward: http.NotFoundHandler()}
+	n := &Node{cfg: cfg, log: cfg.Logger, guess: rate.NewLimiter(1, 10), forward: http.NotFoundHandler(), failed: make(chan error, 1)}
 	if _, err := os.Stat(n.path(pendingFile)); err == nil {
 		// The genesis record was never committed: nothing was given out that
 		// this could lose.
@@ -124,6 +161,7 @@ func New(cfg Config) (*Node, error) {
 			return nil, err
 		}
 	}
+	defer n.publish()
 	w, err := seal.ReadFile(n.path(keyringFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -131,7 +169,7 @@ func New(cfg Config) (*Node, error) {
 	case err != nil:
 		return nil, err
 	}
-	n.wrapped, n.state = w, sealed
+	n.condition.wrapped, n.condition.state = w, sealed
 	return n, n.newUnsealer()
 }
 
@@ -145,11 +183,11 @@ func (n *Node) wipe() error {
 }
 
 func (n *Node) newUnsealer() error {
-	if n.wrapped.Header().Method.Type != seal.MethodShamir {
+	if n.condition.wrapped.Header().Method.Type != seal.MethodShamir {
 		return nil
 	}
-	u, err := seal.NewUnsealer(n.wrapped, n.throttle)
-	n.unsealer = u
+	u, err := seal.NewUnsealer(n.condition.wrapped, n.throttle)
+	n.condition.unsealer = u
 	return err
 }
 
@@ -169,17 +207,16 @@ func (n *Node) Forwarded(h http.Handler) { n.forward = h }
 // configuration says so. A node that waits for shares or for `operator init`
 // starts without an error.
 func (n *Node) Start(ctx context.Context) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.state == uninitialised && n.cfg.Join != nil {
+	defer n.begin()()
+	if n.condition.state == uninitialised && n.cfg.Join != nil {
 		if err := n.join(ctx); err != nil {
 			return err
 		}
 	}
-	if n.state != sealed || n.cfg.LocalKey == "" {
+	if n.condition.state != sealed || n.cfg.LocalKey == "" {
 		return nil
 	}
-	k, err := n.wrapped.UnsealLocal(n.cfg.LocalKey)
+	k, err := n.condition.wrapped.UnsealLocal(n.cfg.LocalKey)
 	if err != nil {
 		return err
 	}
@@ -188,43 +225,45 @@ func (n *Node) Start(ctx context.Context) error {
 
 // Close stops the node. It can be started anew from its directory.
 func (n *Node) Close() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	defer n.begin()()
 	return n.close()
 }
 
 // close ends the run; the node is sealed afterwards.
 func (n *Node) close() error {
-	if n.run == nil {
+	c := &n.condition
+	if c.run == nil {
 		return nil
 	}
-	r := n.run
-	n.run, n.state = nil, sealed
+	r, k := c.run, c.keyring
+	c.run, c.keyring, c.state = nil, nil, sealed
+	n.publish() // no new request comes in
 	r.cancel()
 	r.wg.Wait()
 	err := r.store.Close()
 	r.engine.Close()
-	n.keyring.Close()
-	n.keyring = nil
+	k.Close()
+	if w := n.newest.Swap(nil); w != nil {
+		c.wrapped = w
+	}
 	return errors.Join(err, n.newUnsealer())
 }
 
 // Engine returns the engine of an unsealed node.
 func (n *Node) Engine() (*broker.Engine, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	r, err := n.running()
+	r, err := n.current()
 	if err != nil {
 		return nil, err
 	}
 	return r.engine, nil
 }
 
-// running returns the run, or why there is none. The caller holds mu.
-func (n *Node) running() (*run, error) {
-	switch n.state {
+// current returns the run, or why there is none.
+func (n *Node) current() (*run, error) {
+	c := n.published.Load()
+	switch c.state {
 	case running:
-		return n.run, nil
+		return c.run, nil
 	case sealed:
 		return nil, &fault.Error{Kind: fault.Unavailable, Code: "sealed", Detail: "This node is sealed. Holders of shares unseal it with: mayfly operator unseal"}
 	default:
@@ -232,38 +271,33 @@ func (n *Node) running() (*run, error) {
 	}
 }
 
-// current is running with its own lock.
-func (n *Node) current() (*run, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.running()
-}
-
 // Status describes the node. It needs no session.
 func (n *Node) Status() wire.Status {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	s := wire.Status{Node: n.cfg.ID, Version: n.cfg.Version, Initialised: n.state != uninitialised, Sealed: n.state == sealed, Role: "uninitialised"}
-	if n.wrapped != nil {
-		h := n.wrapped.Header()
+	c := n.published.Load()
+	s := wire.Status{Node: n.cfg.ID, Version: n.cfg.Version, Initialised: c.state != uninitialised, Sealed: c.state == sealed, Role: "uninitialised"}
+	if c.wrapped != nil {
+		h := c.wrapped.Header()
+		if w := n.newest.Load(); w != nil {
+			h = w.Header()
+		}
 		s.Cluster, s.Threshold, s.Total = h.ClusterID, h.Method.Threshold, h.Method.Shares
 	}
-	if n.state == sealed {
+	if c.state == sealed {
 		s.Role = "sealed"
-		if n.unsealer != nil {
-			s.Have = n.unsealer.Progress().Have
+		if c.unsealer != nil {
+			s.Have = c.unsealer.Progress().Have
 		}
 		return s
 	}
-	if n.run == nil {
+	if c.run == nil {
 		return s
 	}
-	st := n.run.store.Stats()
+	st := c.run.store.Stats()
 	s.Role, s.Fresh = roleWord(st.State), st.Fresh
-	if id, _, ok := n.run.store.Leader(); ok {
+	if id, _, ok := c.run.store.Leader(); ok {
 		s.Leader = id
 	}
-	if _, size, _, err := n.run.engine.Begun(); err == nil {
+	if _, size, _, err := c.run.engine.Begun(); err == nil {
 		s.Size = size
 	}
 	return s
@@ -302,10 +336,44 @@ func (t leaderTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.store.LeaderTransport().RoundTrip(req)
 }
 
-// Done is closed when the store has stopped itself; nil while sealed.
-func (n *Node) Done() <-chan struct{} {
-	if r, err := n.current(); err == nil {
-		return r.store.Done()
+// Failed gives the error with which a store has stopped itself; the process
+// should end. Sealing is no failure.
+func (n *Node) Failed() <-chan error { return n.failed }
+
+// watchStore reports a store that stops while nobody asked it to.
+func (n *Node) watchStore(ctx context.Context, r *run) {
+	select {
+	case <-ctx.Done():
+	case <-r.store.Done():
+		if ctx.Err() == nil {
+			n.failed <- fmt.Errorf("node: the store has stopped itself: %w", r.store.Err())
+		}
 	}
-	return nil
+}
+
+// AwaitLeader waits until the cluster has a leader and this node has applied
+// what it had committed.
+func (n *Node) AwaitLeader(ctx context.Context) error {
+	r, err := n.current()
+	if err != nil {
+		return err
+	}
+	return r.awaitLeader(ctx)
+}
+
+func (r *run) awaitLeader(ctx context.Context) error {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for {
+		if r.store.IsLeader() && r.store.Barrier(ctx) == nil || !r.store.IsLeader() && r.log.Fresh() == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.store.Done():
+			return storeFault(r.store.Err())
+		case <-t.C:
+		}
+	}
 }

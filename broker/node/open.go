@@ -22,6 +22,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/audit"
+	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/seal"
 	"github.com/mayfly-broker/mayfly/raftstore"
 	"github.com/mayfly-broker/mayfly/secret"
@@ -113,7 +114,7 @@ func signer(k *seal.Keyring) (note.Signer, string, error) {
 	return audit.NewSigner(k.ClusterID(), ed25519.NewKeyFromSeed(seed))
 }
 
-// open starts store and engine with an unsealed keyring. The caller holds mu.
+// open starts store and engine with an unsealed keyring. The caller holds life.
 func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error {
 	ca, err := authority(k)
 	if err != nil {
@@ -127,9 +128,14 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	r.store, err = raftstore.Open(raftstore.Config{
 		NodeID: n.cfg.ID, Dir: n.path(raftDir), Listen: n.cfg.ClusterListen, Advertise: n.cfg.ClusterAdvertise,
 		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap,
-		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: n.cfg.Disk,
-		Hooks: raftstore.Hooks{Preamble: n.preamble(k), OnPreamble: func(b []byte) error { return n.absorb(k, b) }},
-	}, machine{applied: r.grew})
+		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: raftstore.Disk{Reserve: n.cfg.Disk.ReserveMiB << 20, Floor: n.cfg.Disk.FloorMiB << 20},
+		Hooks: raftstore.Hooks{
+			Preamble:   n.preamble(k),
+			OnPreamble: func(b []byte) error { return n.absorb(k, b) },
+			Digest:     r.digestOnce,
+			OnDigest:   func(id string, d []byte) { n.compareOnce(r, id, d) },
+		},
+	}, machine{ledger: new(ledger.Machine), applied: r.grew})
 	if err != nil {
 		return err
 	}
@@ -141,10 +147,13 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	if err != nil {
 		return errors.Join(err, r.store.Close())
 	}
+	r.ready.Store(true)
 	var runCtx context.Context
 	runCtx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	r.store.Lead(r.engine.Lead)
-	n.keyring, n.run, n.state, n.unsealer = k, r, running, nil
+	n.condition.keyring, n.condition.run, n.condition.state, n.condition.unsealer = k, r, running, nil
+	n.publish()
+	r.wg.Go(func() { n.watchStore(runCtx, r) })
 	r.wg.Go(func() { n.followSinks(runCtx, r) })
 	r.wg.Go(func() { n.followKeyring(runCtx, r, k) })
 	if err := n.finishJoin(runCtx, r); err != nil {
@@ -186,6 +195,7 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 	if err != nil {
 		return err
 	}
+	n.newest.Store(w)
 	return w.WriteFile(n.path(keyringFile))
 }
 
@@ -193,6 +203,7 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 const (
 	pathURL     = "/cluster/url"
 	pathKeyring = "/cluster/keyring"
+	pathRecord  = "/cluster/record"
 )
 
 // clusterHandler serves peers: their own questions, and forwarded API calls.
@@ -200,9 +211,7 @@ func (n *Node) clusterHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathURL, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, n.cfg.URL) })
 	mux.HandleFunc("GET "+pathKeyring, func(w http.ResponseWriter, _ *http.Request) {
-		n.mu.Lock()
-		k := n.keyring
-		n.mu.Unlock()
+		k := n.published.Load().keyring
 		if k == nil {
 			http.Error(w, "sealed", http.StatusServiceUnavailable)
 			return
@@ -214,15 +223,20 @@ func (n *Node) clusterHandler() http.Handler {
 		}
 		_, _ = w.Write(doc)
 	})
+	mux.HandleFunc("POST "+pathRecord, n.recordFor)
 	mux.Handle("/", n.forward)
 	return mux
 }
 
-// askLeader gets a small document from the leader's cluster port.
-func (r *run) askLeader(ctx context.Context, path string) ([]byte, error) {
+// askLeader calls the leader's cluster port; body nil makes it a GET.
+func (r *run) askLeader(ctx context.Context, path string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://leader"+path, nil)
+	method := http.MethodGet
+	if body != nil {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://leader"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -235,6 +249,40 @@ func (r *run) askLeader(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("node: the leader answered %s", resp.Status)
 	}
 	return io.ReadAll(io.LimitReader(resp.Body, raftstore.MaxPreamble))
+}
+
+// recordFor commits a decision that another node made about itself, such as to
+// seal it. Nothing but decisions is taken.
+func (n *Node) recordFor(w http.ResponseWriter, req *http.Request) {
+	r, err := n.current()
+	if err != nil {
+		http.Error(w, "sealed", http.StatusServiceUnavailable)
+		return
+	}
+	command, err := io.ReadAll(io.LimitReader(req.Body, raftstore.MaxCommandSize))
+	if err != nil {
+		http.Error(w, "unreadable", http.StatusBadRequest)
+		return
+	}
+	if d, err := ledger.Decode(command); err != nil || d.Type != (&ledger.RecordDecision{}).Type() {
+		http.Error(w, "not a decision", http.StatusBadRequest)
+		return
+	}
+	if res, err := r.log.Propose(req.Context(), command, true); err != nil || !res.OK() {
+		http.Error(w, "not recorded", http.StatusServiceUnavailable)
+	}
+}
+
+// record commits a decision here or, on a follower, at the leader.
+func (r *run) record(ctx context.Context, command []byte) error {
+	if r.store.IsLeader() {
+		_, err := r.log.Propose(ctx, command, true)
+		return err
+	}
+	if _, err := r.askLeader(ctx, pathRecord, command); err != nil {
+		return storeFault(fmt.Errorf("%w: %w", raftstore.ErrNoLeader, err))
+	}
+	return nil
 }
 
 // keyringEvery is how often a follower looks whether the keyring was reshared.
@@ -255,7 +303,7 @@ func (n *Node) followKeyring(ctx context.Context, r *run, k *seal.Keyring) {
 		if r.store.IsLeader() {
 			continue
 		}
-		doc, err := r.askLeader(ctx, pathKeyring)
+		doc, err := r.askLeader(ctx, pathKeyring, nil)
 		if err != nil || bytes.Equal(doc, last) {
 			continue // no leader now, or nothing new
 		}
@@ -267,7 +315,8 @@ func (n *Node) followKeyring(ctx context.Context, r *run, k *seal.Keyring) {
 	}
 }
 
-// LeaderURL returns the leader's own external URL.
+// LeaderURL returns the leader's own external URL. The answer is kept as long
+// as the same node leads in the same term.
 func (n *Node) LeaderURL(ctx context.Context) (string, error) {
 	r, err := n.current()
 	if err != nil {
@@ -276,9 +325,23 @@ func (n *Node) LeaderURL(ctx context.Context) (string, error) {
 	if r.store.IsLeader() {
 		return n.cfg.URL, nil
 	}
-	b, err := r.askLeader(ctx, pathURL)
-	if err != nil {
-		return "", storeFault(err)
+	id, _, _ := r.store.Leader()
+	at := leaderAt{id: id, term: r.store.Term()}
+	if known := r.leader.Load(); known != nil && known.id == at.id && known.term == at.term && id != "" {
+		return known.url, nil
 	}
-	return string(b), nil
+	b, err := r.askLeader(ctx, pathURL, nil)
+	if err != nil {
+		return "", storeFault(fmt.Errorf("%w: %w", raftstore.ErrNoLeader, err))
+	}
+	at.url = string(b)
+	r.leader.Store(&at)
+	return at.url, nil
+}
+
+// leaderAt is where a leader was found.
+type leaderAt struct {
+	id   string
+	term uint64
+	url  string
 }

@@ -19,21 +19,21 @@ func (n *Node) Unseal(ctx context.Context, in wire.UnsealRequest) (wire.Status, 
 }
 
 func (n *Node) unseal(ctx context.Context, in wire.UnsealRequest) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	defer n.begin()()
+	unsealer := n.condition.unsealer
 	switch {
-	case n.state == uninitialised:
-		_, err := n.running()
+	case n.condition.state == uninitialised:
+		_, err := n.current()
 		return err
-	case n.state == running:
+	case n.condition.state == running:
 		return nil
-	case n.unsealer == nil:
+	case unsealer == nil:
 		return fault.New(fault.Conflict, "seal_is_local", "This node is sealed by a key file and unseals when it is restarted with it.")
 	case in.Reset:
-		n.unsealer.Reset()
+		unsealer.Reset()
 		return nil
 	}
-	k, _, err := n.unsealer.Add(secret.New(in.Share))
+	k, _, err := unsealer.Add(secret.New(in.Share))
 	if err != nil || k == nil {
 		return err
 	}
@@ -43,11 +43,15 @@ func (n *Node) unseal(ctx context.Context, in wire.UnsealRequest) error {
 
 // Seal closes the node until shares open it again.
 func (n *Node) Seal(ctx context.Context, c broker.Caller) error {
-	e, err := n.Engine()
+	r, err := n.current()
 	if err != nil {
 		return err
 	}
-	if err := e.AuthorizeCluster(ctx, c, "seal"); err != nil {
+	command, err := r.engine.DecideCluster(ctx, c, "seal")
+	if err != nil {
+		return err
+	}
+	if err := r.record(ctx, command); err != nil {
 		return err
 	}
 	n.log.Warn("sealing", "by", c.Session.Principal)
@@ -59,10 +63,9 @@ func (n *Node) prove(texts []string) ([]seal.Share, *seal.Wrapped, error) {
 	if err := n.throttle(); err != nil {
 		return nil, nil, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.wrapped == nil {
-		_, err := n.running()
+	now := n.published.Load()
+	if now.wrapped == nil {
+		_, err := n.current()
 		return nil, nil, err
 	}
 	if len(texts) > 255 {
@@ -76,9 +79,9 @@ func (n *Node) prove(texts []string) ([]seal.Share, *seal.Wrapped, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	w := n.wrapped
-	if n.keyring != nil { // the newest document, not the one read at start
-		if fresh, err := n.keyring.Rewrap(); err == nil {
+	w := now.wrapped
+	if now.keyring != nil { // the newest document, not the one read at start
+		if fresh, err := now.keyring.Rewrap(); err == nil {
 			w = fresh
 		}
 	}
@@ -98,7 +101,8 @@ func (n *Node) Recover(ctx context.Context, in wire.RecoverRequest) (wire.EnrolA
 	if _, _, err := n.prove(in.Shares); err != nil {
 		return wire.EnrolAnswer{}, err
 	}
-	return e.EnrolByQuorum(ctx, in.Principal)
+	n.log.Warn("an administrator is being recovered by a quorum of unseal shares", "principal", in.Principal)
+	return e.EnrolByQuorum(ctx, in.Principal, "recover")
 }
 
 // Rekey reshares the same root key: new shares, and the old ones open nothing
@@ -108,7 +112,7 @@ func (n *Node) Rekey(_ context.Context, in wire.RekeyRequest) ([]string, error) 
 		return nil, err
 	}
 	if !n.IsLeader() {
-		return nil, &fault.Error{Kind: fault.Unavailable, Code: "not_leader", Detail: "Rekey on the leader; mayfly operator status names it."}
+		return nil, &fault.Error{Kind: fault.Unavailable, Code: "no_leader", Detail: "Rekey on the leader; mayfly operator status names it."}
 	}
 	shares, w, err := n.prove(in.Shares)
 	if err != nil {
@@ -118,19 +122,18 @@ func (n *Node) Rekey(_ context.Context, in wire.RekeyRequest) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.keyring == nil {
-		_, err := n.running()
+	defer n.begin()()
+	if n.condition.keyring == nil {
+		_, err := n.current()
 		return nil, err
 	}
-	if _, err := n.keyring.Absorb(fresh); err != nil {
+	if _, err := n.condition.keyring.Absorb(fresh); err != nil {
 		return nil, err
 	}
 	if err := fresh.WriteFile(n.path(keyringFile)); err != nil {
 		return nil, err
 	}
-	n.wrapped = fresh
+	n.newest.Store(fresh)
 	var out []string
 	for _, s := range next {
 		out = append(out, s.Text().Reveal())

@@ -81,9 +81,9 @@ func checkReceipt(revocable bool, r issuers.Receipt) error {
 	case !revocable && r.Proof != issuers.ProofExpiresOnly:
 		return fmt.Errorf("proof %q; a kind that cannot revoke says %q (HAZARDS 18)", r.Proof, issuers.ProofExpiresOnly)
 	case strings.TrimSpace(r.Detail) == "":
-		return fmt.Errorf("Detail is empty; it says what was asked and what was answered")
+		return fmt.Errorf("no Detail; it says what was asked and what was answered")
 	case strings.ContainsAny(r.Detail, "\r\n"):
-		return fmt.Errorf("Detail %q is more than one line", r.Detail)
+		return fmt.Errorf("the Detail %q is more than one line", r.Detail)
 	case r.SessionsEnded < 0 || r.OwnedDropped < 0:
 		return fmt.Errorf("negative counts: %+v", r)
 	}

@@ -90,7 +90,31 @@ func mints(b *testing.B, f *fixture, clients int) {
 func benchmarkMint(b *testing.B, clients int) {
 	f := benchFixture(b)
 	b.Run("raw", func(b *testing.B) { raw(b, f, clients, "clear") })
-	b.Run("mayfly", func(b *testing.B) { f.with(b).run(mints, clients) })
+	b.Run("mayfly sustained", func(b *testing.B) {
+		f.spec["verifier_stock"] = 1
+		f.with(b).run(mints, clients)
+	})
+	// a burst after idle time: every verifier lies ready
+	b.Run("mayfly burst", func(b *testing.B) {
+		f.spec["verifier_stock"] = 10_000
+		f.with(b).run(burst, clients)
+	})
+}
+
+func burst(b *testing.B, f *fixture, clients int) {
+	b.Helper()
+	is := f.open(1)
+	s := f.readonly()
+	f.mint(is, f.lease(s))
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for is.StockReady() < b.N {
+		<-tick.C
+	}
+	inParallel(b, clients, func(int) error {
+		_, err := is.Mint(context.Background(), issuertest.NewLease(postgres.Kind{}, s))
+		return err
+	})
 }
 
 // with returns the fixture for a sub-benchmark.

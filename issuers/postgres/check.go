@@ -65,8 +65,15 @@ func (c *examination) rights(ctx context.Context, conn *pgx.Conn) error {
 	me := ident(c.admin)
 	c.add("createrole", createrole, "to make and drop accounts", "ALTER ROLE "+me+" CREATEROLE")
 	c.add("signal", signal, "to end the sessions of accounts", "GRANT pg_signal_backend TO "+me)
-	c.warn("least privilege", !c.facts.superuser, "a superuser can do far more than minting needs; docs/issuers/postgres.md has the SQL for a smaller one", "")
-	c.warn("pooled roles own nothing", pooledOwn == 0, fmt.Sprintf("pooled roles own %d objects: somebody acted as one (HAZARDS 10); the next sweep drops them", pooledOwn), "")
+	least, own := "the admin account is no superuser", "as it must be"
+	if c.facts.superuser {
+		least = "a superuser can do far more than minting needs; docs/issuers/postgres.md has the SQL for a smaller one"
+	}
+	if pooledOwn > 0 {
+		own = fmt.Sprintf("pooled roles own %d objects: an account has acted as one; the next sweep drops them", pooledOwn)
+	}
+	c.warn("least privilege", !c.facts.superuser, least, "")
+	c.warn("pooled roles own nothing", pooledOwn == 0, own, "")
 	return nil
 }
 
@@ -132,13 +139,16 @@ func (c *examination) schemas(ctx context.Context, conn *pgx.Conn, database stri
 		if sequences > 0 {
 			fixes = append(fixes, "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA "+q+" TO "+me+" WITH GRANT OPTION")
 		}
-		detail := fmt.Sprintf("usage grantable: %t; tables that cannot be granted: %d; sequences: %d", usage, tables, sequences)
+		detail := "tables and sequences can be granted"
+		if len(fixes) > 0 {
+			detail = fmt.Sprintf("usage grantable: %t; tables that cannot be granted: %d; sequences: %d; run the fix in database %s", usage, tables, sequences, database)
+		}
 		report := c.warn
 		if schema == "public" {
 			report = c.add
 		}
 		report("grant "+where+".*", len(fixes) == 0, detail, strings.Join(fixes, "; "))
-		detail = "an account can leave a function behind that outlives it (HAZARDS 10)"
+		detail = "an account can leave a function behind that outlives it"
 		if c.facts.version >= versionSetFalse {
 			detail = "an account can leave objects in it for others to trip over"
 		}

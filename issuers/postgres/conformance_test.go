@@ -82,21 +82,9 @@ func conform(t *testing.T, f *fixture) {
 		Target:   f.target(1),
 		Scope:    f.readonly(),
 		Narrower: f.scope([]string{"select"}, scope.Table{Name: "public.orders"}),
-		Invalid: []scope.Scope{
-			{{Type: "database", Identifier: "another", Actions: []string{"select"}}},
-			{{Type: "database", Identifier: f.database, Actions: []string{"delete"}, Tables: []scope.Table{{Name: "public.orders", Columns: []string{"id"}}}}},
-			{{Type: "database", Identifier: f.database, Actions: []string{"select"}, Tables: []scope.Table{{Name: "pg_catalog.pg_authid"}}}},
-			{{Type: "database", Identifier: f.database, Actions: []string{"select"}, Tables: []scope.Table{{Name: "public.*", Columns: []string{"id"}}}}},
-			{{Type: "database", Identifier: f.database, Actions: []string{"create"}, Tables: []scope.Table{{Name: "public.orders"}}}},
-			{{Type: "database", Identifier: f.database, Actions: []string{"select"}, Locations: []string{"here"}}},
-		},
-		Accepted: []scope.Scope{
-			f.scope([]string{"select", "insert", "update", "delete", "truncate", "references", "trigger"}, scope.Table{Name: "public.*"}),
-			f.scope([]string{"usage", "execute", "create", "temporary"}, scope.Table{Name: "hr.*"}),
-			f.scope([]string{"select", "update"}, scope.Table{Name: "hr.staff", Columns: []string{"id", "name"}}),
-			{{Type: "database", Actions: []string{"select"}}},
-		},
-		Hostile: hostileScopes(t, f),
+		Invalid:  f.invalid(),
+		Accepted: f.accepted(),
+		Hostile:  hostileScopes(t, f),
 		Intact: func(ctx context.Context) error {
 			var n int
 			err := admin.QueryRow(ctx, "SELECT (SELECT count(*) FROM orders) + (SELECT count(*) FROM pg_roles WHERE rolname = 'admin')").Scan(&n)
@@ -177,4 +165,26 @@ func hostileScopes(t *testing.T, f *fixture) []scope.Scope {
 			f.scope([]string{"execute"}, scope.Table{Name: name + "." + name}))
 	}
 	return out
+}
+
+func (f *fixture) invalid() []scope.Scope {
+	f.t.Helper()
+	return []scope.Scope{
+		{{Type: "database", Identifier: "another", Actions: []string{"select"}}},
+		{{Type: "database", Identifier: f.database, Actions: []string{"delete"}, Tables: []scope.Table{{Name: "public.orders", Columns: []string{"id"}}}}},
+		{{Type: "database", Identifier: f.database, Actions: []string{"select"}, Tables: []scope.Table{{Name: "pg_catalog.pg_authid"}}}},
+		{{Type: "database", Identifier: f.database, Actions: []string{"select"}, Tables: []scope.Table{{Name: "public.*", Columns: []string{"id"}}}}},
+		{{Type: "database", Identifier: f.database, Actions: []string{"create"}, Tables: []scope.Table{{Name: "public.orders"}}}},
+		{{Type: "database", Identifier: f.database, Actions: []string{"select"}, Locations: []string{"here"}}},
+	}
+}
+
+func (f *fixture) accepted() []scope.Scope {
+	f.t.Helper()
+	return []scope.Scope{
+		f.scope([]string{"select", "insert", "update", "delete", "truncate", "references", "trigger"}, scope.Table{Name: "public.*"}),
+		f.scope([]string{"usage", "execute", "create", "temporary"}, scope.Table{Name: "hr.*"}),
+		f.scope([]string{"select", "update"}, scope.Table{Name: "hr.staff", Columns: []string{"id", "name"}}),
+		{{Type: "database", Actions: []string{"select"}}},
+	}
 }

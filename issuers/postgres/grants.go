@@ -6,8 +6,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // apply grants g to role on the connection's database, in one transaction. What
@@ -167,6 +165,3 @@ func list(ctx context.Context, c *pgx.Conn, sql string, args ...any) ([]string, 
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
-
-// grantError classifies a failed apply. What the server refused was rolled back.
-func grantError(err error) *issuers.Error { return sentError("grant the scope", err) }

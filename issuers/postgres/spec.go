@@ -18,7 +18,7 @@ const (
 	maxIterations     = 100_000 // a mint would cost 60 ms of the target's CPU
 	defaultIterations = 4096    // what PostgreSQL itself uses; some drivers refuse fewer
 	maxConnections    = 200
-	defaultConns      = 8 // two cores are busy with four; a third of a default server's 100
+	defaultConns      = 16 // more than its cores gain nothing but their share of a busy machine; a default server has 100
 	maxDatabases      = 64
 	maxPooledScopes   = 10_000
 	defaultPooled     = 500

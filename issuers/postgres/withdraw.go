@@ -146,7 +146,7 @@ func (e *ending) settle(err error) {
 		e.fail(issuers.Poison, "the admin account lacks a right that ending "+e.lease.Name+" needs; see the target's check", err)
 	default:
 		f := sentError("withdraw "+e.lease.Name, err)
-		if f.Kind == issuers.TooLate { // a timeout here is no deadline
+		if f.Kind == issuers.TooLate || transient(err) { // a timeout here is no deadline, and a lost race no refusal
 			f.Kind = issuers.Unknown
 		}
 		e.fail(f.Kind, f.Detail, f.Err)

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+)
+
+// What a node tells of itself. Names are stable; labels hold targets' names,
+// which operators chose.
+var (
+	descUnsealed = desc("unsealed", "1 while the node is unsealed.")
+	descLeader   = desc("leader", "1 while the node leads.")
+	descFresh    = desc("fresh", "1 while the node may answer reads: it is in contact with a quorum.")
+	descTerm     = desc("term", "Raft term.")
+	descCommit   = desc("raft_commit_index", "Newest committed log entry known here.")
+	descApplied  = desc("raft_applied_index", "Newest log entry applied here.")
+	descDisk     = desc("disk_free_bytes", "Free space under the data directory.")
+	descSize     = desc("ledger_size", "Commands recorded.")
+	descEnding   = desc("leases_ending", "Leases that wait for their target's word that they are gone.", "target")
+	descDiverged = desc("replica_diverged", "1 when this leader has seen a replica with another Merkle root.")
+)
+
+// maxEndingCounted bounds what one scrape reads.
+const maxEndingCounted = 100_000
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("mayfly_"+name, help, labels, nil)
+}
+
+// Describe implements [prometheus.Collector].
+func (n *Node) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descUnsealed, descLeader, descFresh, descTerm, descCommit, descApplied, descDisk, descSize, descEnding, descDiverged} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (n *Node) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	flag := func(d *prometheus.Desc, on bool) {
+		v := 0.0
+		if on {
+			v = 1
+		}
+		gauge(d, v)
+	}
+	r, err := n.current()
+	flag(descUnsealed, err == nil)
+	if err != nil {
+		return
+	}
+	st := r.store.Stats()
+	flag(descLeader, r.store.IsLeader())
+	flag(descFresh, st.Fresh)
+	flag(descDiverged, r.diverged.Load())
+	gauge(descTerm, float64(st.Term))
+	gauge(descCommit, float64(st.CommitIndex))
+	gauge(descApplied, float64(st.AppliedIndex))
+	gauge(descDisk, float64(st.DiskFree))
+	ending := map[string]int{}
+	err = r.log.View(func(rd ledger.Reader) error {
+		q, counted := ledger.NewQuery(rd), 0
+		gauge(descSize, float64(q.Size()))
+		q.Endings("", func(x ledger.Ending) bool {
+			ending[x.Target]++
+			counted++
+			return counted < maxEndingCounted
+		})
+		return q.Err()
+	})
+	if err != nil {
+		n.log.Warn("metrics cannot read the ledger", "error", err)
+	}
+	for target, count := range ending {
+		gauge(descEnding, float64(count), target)
+	}
+}

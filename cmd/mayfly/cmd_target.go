@@ -1,0 +1,356 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/mayfly-broker/mayfly/client"
+	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+func targetCommand(s *shell) *cli.Command {
+	return &cli.Command{
+		Name: "target", Category: forOperators, Usage: "the systems on which credentials are minted",
+		Subcommands: []*cli.Command{targetAddCommand(s), {
+			Name: "check", Usage: "check the connection to a target and the broker's rights on it", ArgsUsage: "T",
+			Description: `Examples:
+  mayfly target check orders`,
+			Action: s.with(1, 2, func(c *cli.Context, cl *client.Client, args []string) error {
+				name, err := named("Target", args)
+				if err != nil {
+					return err
+				}
+				report, err := cl.CheckTarget(c.Context, name)
+				if err != nil {
+					return err
+				}
+				if err := s.show(report, func(p *page) { p.findings(report.Findings) }); err != nil {
+					return err
+				}
+				if !report.OK {
+					return told(exitFailed)
+				}
+				return nil
+			}),
+		}},
+	}
+}
+
+func targetAddCommand(s *shell) *cli.Command {
+	return &cli.Command{
+		Name: "add", Usage: "check a system, and write a target with working roles for it", ArgsUsage: "KIND [ADDRESS]",
+		Description: `Checks the connection and the rights first, and says exactly what is missing.
+Then writes the target T and its roles (T/readonly, T/readwrite where the kind
+has them), and prints the permit that lets somebody use them.
+
+Examples:
+  mayfly target add postgres db.internal:5432 --name orders --username mayfly --database orders --password-file pw
+  mayfly target add postgres postgres://mayfly@db.internal/orders --name orders --tls-ca-file ca.pem
+  mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
+  mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
+			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
+			&cli.StringFlag{Name: "password-file", Usage: "its password; - reads it from stdin, without the flag it is asked for (`F|-`)"},
+			&cli.StringFlag{Name: "database", Usage: "the database (`D`)"},
+			&cli.StringFlag{Name: "tls-mode", Usage: "`verify-full|verify-ca|disable`; verify-full unless the address is this machine"},
+			&cli.StringFlag{Name: "tls-ca-file", Usage: "the CA of the target's certificate in PEM (`F`)"},
+			&cli.StringFlag{Name: "zone", Usage: "the zone it belongs to (`Z`)"},
+			&cli.StringSliceFlag{Name: "label", Usage: "a label, as in classification=pii (`K=V`)"},
+			&cli.StringSliceFlag{Name: "set", Usage: "another key of the kind's spec, as JSON or text (`KEY=VALUE`)"},
+			&cli.StringFlag{Name: "grant", Usage: "write the permit for this group and show it (`GROUP`)"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "check, and say what would be written"},
+		},
+		Action: s.with(1, 2, s.addTarget),
+	}
+}
+
+// addTarget is the whole of `target add`.
+func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) error {
+	name := c.String("name")
+	if name == "" {
+		return usage("--name T is missing: what should the target be called?")
+	}
+	address := ""
+	if len(args) == 2 {
+		address = args[1]
+	}
+	draft, err := s.draftTarget(c, args[0], address)
+	if err != nil {
+		return err
+	}
+	spec, err := json.Marshal(draft.spec)
+	if err != nil {
+		return err
+	}
+	if s.output == asTable {
+		s.notice("checking %s …", clean(name))
+	}
+	report, err := cl.PreviewTarget(c.Context, wire.TargetPreview{Name: name, Spec: spec, Secrets: draft.secrets})
+	if err != nil {
+		return err
+	}
+	if s.output == asTable {
+		p := &page{w: s.err, paint: s.painter(s.err)}
+		p.findings(report.Findings)
+	}
+	if !report.OK {
+		return s.refuseTarget(name, report)
+	}
+	in := wire.ApplyRequest{DryRun: c.Bool("dry-run"), Objects: []wire.Object{{Kind: "Target", Name: name, Spec: spec, Secrets: draft.secrets}}}
+	in.Objects = append(in.Objects, report.Roles...)
+	permit := report.Permit
+	if g := c.String("grant"); g != "" {
+		permit = permitFor(name, g, report.Roles)
+	}
+	answer, err := cl.Apply(c.Context, in)
+	if err != nil {
+		return err
+	}
+	return s.showTarget(name, c.String("grant"), permit, report, answer)
+}
+
+// refuseTarget says what to run on the target, and ends with exit code 1.
+func (s *shell) refuseTarget(name string, report wire.TargetReport) error {
+	if s.output != asTable || s.field != "" {
+		if err := s.show(report, nil); err != nil {
+			return err
+		}
+	}
+	var fixes []string
+	for _, f := range report.Findings {
+		fix := strings.TrimSpace(f.Fix)
+		if !f.OK && !f.Warning && fix != "" {
+			fixes = append(fixes, strings.TrimSuffix(fix, ";")+";")
+		}
+	}
+	next := ""
+	if len(fixes) > 0 {
+		if s.output == asTable {
+			fmt.Fprintf(s.err, "\nRun this on %s as its administrator, then try again:\n\n%s\n\n", clean(name), cleanLines(strings.Join(slices.Compact(fixes), "\n")))
+		}
+		next = "run the statements above"
+	}
+	return &failure{code: exitFailed, kind: client.KindUpstream, word: "target_refused", detail: fmt.Sprintf("target %s was not written: the check failed", name), next: next}
+}
+
+func (s *shell) showTarget(name, group, permit string, report wire.TargetReport, answer wire.ApplyAnswer) error {
+	roles := []string{}
+	for _, r := range report.Roles {
+		roles = append(roles, r.Name)
+	}
+	result := map[string]any{"target": name, "roles": roles, "permit": permit, "findings": report.Findings, "changes": answer.Changes, "dry_run": answer.DryRun}
+	return s.show(result, func(p *page) {
+		verb := "written"
+		if answer.DryRun {
+			verb = "would be written"
+		}
+		p.printf("%s %s: %s\n", p.paint(green, verb), "target "+clean(name), "roles "+clean(or(strings.Join(roles, ", "), "none")))
+		if permit == "" {
+			return
+		}
+		file := strings.ReplaceAll(name, "/", "-") + ".cedar"
+		switch {
+		case group != "":
+			p.line("\nThis permit would let group " + group + " use it. Nothing of it is in force yet; save it and write it with\nmayfly apply -f " + file + ":\n")
+		default:
+			p.line("\nNobody may use it yet. Save this as " + file + " with the group it is meant for, then\nmayfly apply -f " + file + ":\n")
+		}
+		p.line(strings.TrimRight(permit, "\n"))
+		if len(roles) > 0 {
+			p.line("\nThen: " + tryOut(report.Roles[0]))
+		}
+	})
+}
+
+// tryOut is the command by which somebody sees the role work.
+func tryOut(role wire.Object) string {
+	var spec struct {
+		Scope []struct {
+			Type string `json:"type"`
+		} `json:"scope"`
+	}
+	// A role of another shape is asked for all the same.
+	_ = json.Unmarshal(role.Spec, &spec)
+	if len(spec.Scope) > 0 && spec.Scope[0].Type == "database" {
+		return "mayfly exec " + role.Name + " -- psql"
+	}
+	return "mayfly request " + role.Name + " --purpose 'trying it out'"
+}
+
+// permitFor is the policy that lets a group request and renew the roles.
+func permitFor(target, group string, roles []wire.Object) string {
+	var names []string
+	for _, r := range roles {
+		names = append(names, fmt.Sprintf("resource == Role::%s", quoteCedar(r.Name)))
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("@id(%s)\npermit (principal in Group::%s, action in [Action::\"request\", Action::\"renew\"], resource)\nwhen { (%s) && context.session.bound };\n",
+		quoteCedar(target+"-"+group), quoteCedar(group), strings.Join(names, " || "))
+}
+
+// quoteCedar makes a Cedar string literal.
+func quoteCedar(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s) + `"`
+}
+
+func (p *page) findings(list []wire.Finding) {
+	for _, f := range list {
+		mark := p.paint(green, "ok  ")
+		switch {
+		case !f.OK && f.Warning:
+			mark = p.paint(yellow, "warn")
+		case !f.OK:
+			mark = p.paint(red, "FAIL")
+		}
+		p.printf("  %s  %s", mark, clean(f.Name))
+		if f.Detail != "" {
+			p.printf(": %s", clean(f.Detail))
+		}
+		p.printf("\n")
+		if f.Fix != "" && !f.OK {
+			for _, line := range strings.Split(strings.TrimRight(f.Fix, "\n"), "\n") {
+				p.printf("          %s\n", clean(line))
+			}
+		}
+	}
+}
+
+// draft is a target as the flags describe it.
+type draft struct {
+	spec    map[string]any
+	secrets map[string]string
+}
+
+// defaultPorts of kinds that are reached over the network.
+var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis": "6379", "rabbitmq": "15671"}
+
+func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error) {
+	if kind == "postgresql" {
+		kind = "postgres"
+	}
+	d := draft{spec: map[string]any{"type": kind}}
+	if port, ok := defaultPorts[kind]; ok {
+		if err := s.draftDatabase(c, &d, kind, address, port); err != nil {
+			return d, err
+		}
+	} else if address != "" {
+		d.spec["address"] = address
+	}
+	if z := c.String("zone"); z != "" {
+		d.spec["zone"] = z
+	}
+	labels := map[string]string{}
+	for _, l := range c.StringSlice("label") {
+		k, v, ok := strings.Cut(l, "=")
+		if !ok || k == "" {
+			return d, usage("--label %s: want KEY=VALUE", clean(l))
+		}
+		labels[k] = v
+	}
+	if len(labels) > 0 {
+		d.spec["labels"] = labels
+	}
+	for _, pair := range c.StringSlice("set") {
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok || k == "" {
+			return d, usage("--set %s: want KEY=VALUE", clean(pair))
+		}
+		var parsed any
+		if json.Unmarshal([]byte(v), &parsed) != nil {
+			parsed = v
+		}
+		d.spec[k] = parsed
+	}
+	return d, nil
+}
+
+// draftDatabase fills in where a server is and how the broker logs in to it.
+func (s *shell) draftDatabase(c *cli.Context, d *draft, kind, address, port string) error {
+	if address == "" {
+		return usage("where is it? want mayfly target add %s ADDRESS --name T", kind)
+	}
+	at, err := parseAddress(kind, address, port)
+	if err != nil {
+		return err
+	}
+	d.spec["address"] = net.JoinHostPort(at.host, at.port)
+	user := or(c.String("username"), or(at.user, "mayfly"))
+	d.spec["admin"] = map[string]any{"username": user}
+	if kind == "postgres" || kind == "mysql" {
+		d.spec["database"] = or(c.String("database"), or(at.database, kind))
+	}
+	tls := map[string]any{"mode": or(c.String("tls-mode"), or(at.tls, guessTLS(at.host, c.String("tls-ca-file"))))}
+	if f := c.String("tls-ca-file"); f != "" {
+		pem, err := readFile(f, maxDocument)
+		if err != nil {
+			return failed("no_file", "--tls-ca-file: %v", err)
+		}
+		tls["ca"] = string(pem)
+	}
+	d.spec["tls"] = tls
+	password := at.password
+	if !password.IsZero() {
+		s.warnArgv("a password", "give --password-file F, or leave it out to be asked")
+	}
+	if password.IsZero() || c.IsSet("password-file") {
+		if password, err = s.secretFrom(c.String("password-file"), "Password of "+clean(user)+" on "+clean(at.host), "--password-file"); err != nil {
+			return err
+		}
+	}
+	d.secrets = map[string]string{"admin_password": password.Reveal()}
+	return nil
+}
+
+// guessTLS trusts nothing but this machine's own loopback without TLS, where
+// most servers have none.
+func guessTLS(host, caFile string) string {
+	ip := net.ParseIP(host)
+	if caFile == "" && (host == "localhost" || ip != nil && ip.IsLoopback()) {
+		return "disable"
+	}
+	return "verify-full"
+}
+
+// place is an address taken apart.
+type place struct {
+	host, port, user, database, tls string
+	password                        secret.Text
+}
+
+// parseAddress reads host, host:port, host:port/database, or a URL as the
+// kind's own clients write it.
+func parseAddress(kind, address, port string) (place, error) {
+	text := address
+	if !strings.Contains(text, "://") {
+		text = kind + "://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" {
+		return place{}, usage("the address cannot be read; write host:port or %s://user@host:port/database", kind)
+	}
+	if u.Scheme != kind && (kind != "postgres" || u.Scheme != "postgresql") {
+		return place{}, usage("the address is for %s, not for %s", clean(u.Scheme), kind)
+	}
+	at := place{host: u.Hostname(), port: or(u.Port(), port), user: u.User.Username(), database: strings.Trim(u.Path, "/")}
+	if p, ok := u.User.Password(); ok {
+		at.password = secret.New(p)
+	}
+	switch mode := u.Query().Get("sslmode"); mode {
+	case "":
+	case "verify-full", "verify-ca", "disable":
+		at.tls = mode
+	default:
+		return at, usage("sslmode=%s encrypts without knowing to whom; want verify-full, verify-ca or disable", clean(mode))
+	}
+	return at, nil
+}

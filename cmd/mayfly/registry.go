@@ -1,0 +1,18 @@
+package main
+
+import (
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/jwt"
+	"github.com/mayfly-broker/mayfly/issuers/postgres"
+	"github.com/mayfly-broker/mayfly/issuers/x509"
+)
+
+// targetKinds is every kind of target that this build can mint on. A new kind
+// is its folder under issuers and one line here.
+func targetKinds() []issuers.Kind {
+	return []issuers.Kind{
+		postgres.Kind{},
+		jwt.Kind{},
+		x509.Kind{},
+	}
+}

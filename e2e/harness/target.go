@@ -1,0 +1,99 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/mayfly-broker/mayfly/client"
+	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
+)
+
+// Database makes a database with a table of people and one of notes, and adds
+// it as the target of the same name.
+func Database(t testing.TB, pg *pgtest.Server, admin CLI, dir, name string) {
+	t.Helper()
+	pg.Exec(t, "postgres", "CREATE DATABASE "+name)
+	pg.Exec(t, name, `REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+		CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, email text, salary int);
+		INSERT INTO people VALUES (1, 'Ada', 'ada@example.org', 100), (2, 'Bo', 'bo@example.org', 90);
+		CREATE TABLE notes (id int, body text)`)
+	AddTarget(t, pg, admin, dir, name, name)
+}
+
+// AddTarget adds a target for a database that exists.
+func AddTarget(t testing.TB, pg *pgtest.Server, admin CLI, dir, database, name string) {
+	t.Helper()
+	file := filepath.Join(dir, "pw-"+name)
+	if err := os.WriteFile(file, []byte(pg.Password+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	admin.Must(t, "target", "add", "postgres", pg.Address(), "--name", name, "--username", pgtest.AdminUser, "--database", database, "--password-file", file)
+}
+
+// Left lists what bears our mark on a server: login roles, and the sessions
+// that are theirs.
+func Left(ctx context.Context, pg *pgtest.Server) ([]string, error) {
+	conn, err := pgx.Connect(ctx, pg.URL(pgtest.AdminUser, pg.Password, "postgres"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	rows, err := conn.Query(ctx, `SELECT 'role ' || rolname FROM pg_roles WHERE starts_with(rolname, 'mayfly_') AND NOT starts_with(rolname, 'mayfly_scope_')
+		UNION ALL SELECT 'session of ' || usename FROM pg_stat_activity WHERE starts_with(usename, 'mayfly_') ORDER BY 1`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// AllEnded waits until the ledger knows of no lease that is open or ending.
+func AllEnded(t testing.TB, cl *client.Client, d time.Duration) {
+	t.Helper()
+	Within(t, d, "every lease ends", func() error {
+		for _, state := range []string{"open", "ending"} {
+			list, err := cl.Leases(t.Context(), client.Filter{State: state, Limit: 100})
+			if err != nil {
+				return err
+			}
+			if len(list) > 0 {
+				return fmt.Errorf("%d or more leases are %s, as %s of %s, expires %s: %s", len(list), state, list[0].Username, list[0].Principal, list[0].ExpiresAt, list[0].Problem)
+			}
+		}
+		return nil
+	})
+}
+
+// NothingLeft waits until nothing of ours is on the server.
+func NothingLeft(t testing.TB, pg *pgtest.Server, d time.Duration) {
+	t.Helper()
+	Within(t, d, "nothing is left on the target", func() error {
+		left, err := Left(t.Context(), pg)
+		if err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("%d left:\n  %s", len(left), strings.Join(left[:min(len(left), 20)], "\n  "))
+		}
+		return nil
+	})
+}
+
+// Login connects with a minted credential's url.
+func Login(t testing.TB, url string) (*pgx.Conn, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn, nil
+}

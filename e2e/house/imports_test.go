@@ -1,0 +1,173 @@
+package house
+
+import (
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// may is the import table: which rooms of the house a room's product code and
+// its tests may import. Standing in it is also how a room announces itself. The
+// reason stands beside each; CONTRIBUTING.md prints the same table for people.
+//
+// "x/..." is x and everything below it. Tests may import what product code may,
+// their own room, and tests.
+var may = map[string]struct {
+	product []string
+	tests   []string
+	why     string
+}{
+	"secret": {why: "every room wraps secrets with it, so it may need none of them"},
+	"scope":  {tests: []string{}, why: "broker, client and issuers share it, so it may need none of them"},
+
+	"client/keys":       {product: []string{"secret"}, why: "keys and proofs work without the rest of the client"},
+	"client/wire":       {product: []string{"scope"}, why: "both ends share the shapes, so they may pull in neither end"},
+	"client/clienttest": {product: []string{"client/...", "scope", "secret"}, why: "a cluster that plays its part, for tests of what calls one"},
+	"client":            {product: []string{"client/...", "scope", "secret"}, why: "workloads import it: it must not pull in the broker"},
+
+	"raftstore": {product: []string{"secret"}, why: "a replicated store that knows nothing of credentials"},
+
+	"issuers":                 {product: []string{"scope", "secret"}, why: "the interface that broker and issuers share"},
+	"issuers/issuertest":      {product: []string{"issuers", "scope", "secret"}, why: "the suite every issuer runs"},
+	"issuers/postgres/pgtest": {why: "starts servers for every room's tests"},
+	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
+
+	"broker/fault":             {why: "every room of the broker answers with it"},
+	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},
+	"broker/ledger":            {product: []string{"broker/audit/tree", "scope"}, tests: []string{"broker/ledger/ledgertest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
+	"broker/brokertest":        {product: []string{"broker/ledger", "broker/ledger/ledgertest", "broker/...", "issuers", "scope", "secret"}, why: "targets and logs in memory, for tests and simulations of the engine"},
+	"plugins":                  {why: "kinds out of process; nothing is here yet"},
+	"broker/ledger/ledgertest": {product: []string{"broker/ledger"}, why: "an in-memory ledger for tests"},
+	"broker/audit":             {product: []string{"broker/audit/tree", "broker/fault"}, why: "offline verification must not need a broker"},
+	"broker/identity":          {product: []string{"broker/fault", "secret"}, tests: []string{"client/keys"}, why: "says who calls, not what they may"},
+	"broker/policy":            {product: []string{"broker/fault", "scope"}, why: "decides from facts that are handed to it"},
+	"broker/seal":              {product: []string{"broker/fault", "secret"}, why: "opens and shuts; knows nothing of what it seals"},
+	"broker": {
+		product: []string{"broker/fault", "broker/ledger", "broker/identity", "broker/policy", "broker/audit", "broker/audit/tree", "client/wire", "issuers", "scope", "secret"},
+		tests:   []string{"broker/...", "client/keys", "issuers/..."}, why: "the engine turns requests into leases through interfaces alone",
+	},
+	"broker/node": {
+		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
+		tests:   []string{"broker/...", "client/...", "issuers/...", "scope"}, why: "the one place that ties engine, seal and store together",
+	},
+	"broker/api": {
+		product: []string{"broker", "broker/fault", "broker/identity", "broker/ledger", "client/wire", "scope", "secret"},
+		tests:   []string{"broker/node", "client/..."}, why: "decodes, calls the broker, encodes",
+	},
+
+	"cmd/mayfly": {product: []string{"broker/...", "client/...", "issuers/...", "scope", "secret"}, tests: []string{"issuers/..."}, why: "wires the concrete issuers in; reaches the store through broker/node alone"},
+	"scripts/*":  {why: "tools of the repository, not of the product"},
+	"e2e/...":    {product: []string{"..."}, why: "tests may look at everything"},
+}
+
+// within says whether room is named by one of the patterns.
+func within(room string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return matches(room, p) })
+}
+
+func matches(room, pattern string) bool {
+	if pattern == "..." {
+		return true
+	}
+	if base, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return matches(room, base) || room != "." && matches(path.Dir(room), pattern)
+	}
+	ok, err := path.Match(pattern, room)
+	return ok && err == nil
+}
+
+// rule finds a room's line: its own name before a pattern.
+func rule(room string) (pattern string, ok bool) {
+	if _, ok := may[room]; ok {
+		return room, true
+	}
+	for p := range may {
+		if matches(room, p) {
+			return p, true
+		}
+	}
+	return "", false
+}
+
+// Imports run one way, so that each room can be read, tested and trusted by
+// itself, and so that a library, or the broker, does not end up inside the
+// workloads that import the client.
+func TestImportsRunOneWay(t *testing.T) {
+	x := read(t)
+	for _, s := range x.sources {
+		pattern, ok := rule(s.room)
+		if !ok {
+			t.Errorf("%s: %s is not in the import table; add it there, and to CONTRIBUTING.md, with its reason", s.name, s.room)
+			continue
+		}
+		r := may[pattern]
+		for _, i := range s.file.Imports {
+			to, ours := strings.CutPrefix(strings.Trim(i.Path.Value, `"`), module+"/")
+			if !ours {
+				continue
+			}
+			allowed := within(to, r.product) || s.test && (to == s.room || within(to, r.tests))
+			if !allowed {
+				t.Errorf("%s: %s must not import %s: %s", x.at(i), s.room, to, r.why)
+			}
+			if s.product() && forTests(to) {
+				t.Errorf("%s: product code must not import %s, which is there for tests", x.at(i), to)
+			}
+		}
+	}
+}
+
+// A room in the table that is gone is a rule that guards nothing.
+func TestImportTableNamesRoomsThatExist(t *testing.T) {
+	rooms := read(t).rooms()
+	for p := range may {
+		found := false
+		for room := range rooms {
+			found = found || matches(room, p)
+		}
+		if !found {
+			t.Errorf("the import table names %s, which does not exist", p)
+		}
+	}
+}
+
+// owns says which rooms alone may use a library, so that replacing it, or
+// auditing its use, stays the work of one room.
+var owns = map[string][]string{
+	"github.com/hashicorp/raft":            {"raftstore"},
+	"github.com/hashicorp/raft-wal":        {"raftstore"},
+	"go.etcd.io/bbolt":                     {"raftstore"},
+	"github.com/cedar-policy/cedar-go":     {"broker/policy"},
+	"github.com/cloudflare/circl":          {"broker/seal"},
+	"golang.org/x/crypto/chacha20poly1305": {"broker/seal"},
+	"github.com/coreos/go-oidc/v3":         {"broker/identity"},
+	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
+	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
+	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
+	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
+	"os/exec":                              {"cmd/mayfly", "issuers/postgres/pgtest", "scripts/tally"},
+	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
+	"unsafe":                               {},
+	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2
+	"encoding/gob":                         {}, // decodes what it was not asked to
+}
+
+func TestLibrariesHaveOwners(t *testing.T) {
+	x := read(t)
+	for _, s := range x.sources {
+		if s.test || !s.product() && !s.prop {
+			continue
+		}
+		for _, i := range s.file.Imports {
+			lib := strings.Trim(i.Path.Value, `"`)
+			for name, rooms := range owns {
+				exact := !strings.Contains(name, ".") // "math/rand" is not "math/rand/v2"
+				used := lib == name || !exact && strings.HasPrefix(lib, name+"/")
+				if used && !slices.Contains(rooms, s.room) {
+					t.Errorf("%s: %s uses %s, which is left to %v", x.at(i), s.room, name, rooms)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,19 @@
+package e2e_test
+
+import (
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/mayfly-broker/mayfly/e2e/harness"
+)
+
+var (
+	kills       = flag.Int("kills", 6, "how often TestOrphansSingleNode kills its node")
+	leaderKills = flag.Int("leaderkills", 3, "how often TestOrphansThreeNodes kills the leader")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(harness.Main(m))
+}

@@ -450,9 +450,19 @@ func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledge
 	return accessAnswer(l, cred, renewable, e.now()), nil
 }
 
-// giveUp ends a lease whose mint failed. If even that cannot be committed, the
-// lease ends by its expiry.
+// giveUp ends a lease whose mint failed, unless a newer generation of it is on
+// its way: then that one decides. If even that cannot be committed, the lease
+// ends by its expiry.
 func (e *Engine) giveUp(ctx context.Context, l ledger.Lease) {
+	newer := false
+	err := e.view(func(q ledger.Query) error {
+		cur, _ := q.Lease(l.ID)
+		newer = cur.Generation > l.Generation
+		return nil
+	})
+	if err != nil || newer {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if _, err := e.commit(ctx, e.header(Caller{}), &ledger.EndLeases{IDs: []string{l.ID}, Reason: ledger.EndMintFailed}); err != nil {

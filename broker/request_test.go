@@ -1,12 +1,14 @@
 package broker_test
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker/brokertest"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -117,6 +119,28 @@ func TestRetryAfterAFailedMintGetsANewLease(t *testing.T) {
 	a := r.must(who, in)
 	if b := r.must(who, in); b.LeaseID != a.LeaseID {
 		t.Errorf("the key now answers with %s, then %s", a.LeaseID, b.LeaseID)
+	}
+}
+
+// TestOlderMintThatFailsEndsNoNewerOne: found by the simulation. Two calls with
+// one key overlap; the first one's mint fails after the second one's is made.
+func TestOlderMintThatFailsEndsNoNewerOne(t *testing.T) {
+	r := newRig(t)
+	who := withKey(appCaller, "k1")
+	in := wire.AccessRequest{Role: "t1/ro", Purpose: "p"}
+	var second wire.AccessAnswer
+	r.kind.Wire = func(_ context.Context, c brokertest.Call, act func() error) error {
+		if c.Verb != "mint" || c.Leases[0].Generation > 1 {
+			return act()
+		}
+		second = r.must(who, in)
+		return &issuers.Error{Kind: issuers.Unknown, Detail: "the connection broke"}
+	}
+	if _, err := r.request(who, in); err == nil {
+		t.Fatal("the first mint was to fail")
+	}
+	if l := r.lease(second.LeaseID); l.State != ledger.LeaseOpen || l.Generation != 2 {
+		t.Errorf("the second call's lease is %s (%+v)", l.State, l.End)
 	}
 }
 

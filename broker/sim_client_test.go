@@ -228,7 +228,10 @@ func (w *world) answered(it *intent, a wire.AccessAnswer, err error) {
 		return
 	}
 	w.checkAnswer(it, a)
-	it.done, it.lease = true, a.LeaseID
+	if l, _ := w.query().Lease(a.LeaseID); l.State == ledger.LeaseOpen {
+		it.lease = a.LeaseID
+	}
+	it.done = true
 	w.got = append(w.got, delivery{who: it.who, lease: a.LeaseID, user: a.Credential["username"], pwd: a.Credential["password"], target: ledger.RoleTarget(a.Role)})
 }
 

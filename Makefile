@@ -7,11 +7,13 @@ SHELL       := bash
 # Versions of tools that are run, not installed.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-SEEDS    ?= 200
-FUZZTIME ?= 1m
-FUZZ     ?= .
-PKG      ?= ./...
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+SEEDS       ?= 200
+KILLS       ?= 50
+LEADERKILLS ?= 20
+FUZZTIME    ?= 1m
+FUZZ        ?= .
+PKG         ?= ./...
 
 # Packages compete for the cores: their servers and clusters have deadlines, so
 # two at a time, and a timeout that only a hang reaches.
@@ -49,8 +51,9 @@ test: setup build ## everything: vet, then every test; ends on the runner's summ
 	@$(TEST) ./...
 
 .PHONY: e2e
-e2e: setup build ## real processes only
-	@$(TEST) ./e2e/...
+e2e: setup build ## real processes: clusters, databases, KILLS kills -9 and LEADERKILLS of leaders
+	@$(TEST) ./e2e/bench ./e2e/demo ./e2e/harness ./e2e/house
+	@$(TALLY) -vet=off -timeout 30m ./e2e -kills $(KILLS) -leaderkills $(LEADERKILLS)
 
 .PHONY: sim
 sim: ## the simulation: make sim SEEDS=2000; a failing seed is printed and replays

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -205,7 +206,10 @@ func (e *Engine) commit(ctx context.Context, h ledger.Header, b ledger.Body, sec
 // urgent says which commands must go on when the disk is nearly full: those
 // that end things (HAZARDS 17).
 func urgent(b ledger.Body) bool {
-	switch b.(type) {
+	switch b := b.(type) {
+	case *ledger.OpenSession:
+		// People must be able to log in to end things; workloads can wait.
+		return strings.HasPrefix(b.Session.Principal, "human:")
 	case *ledger.EndLeases, *ledger.RecordWithdrawals, *ledger.EndTask, *ledger.Freeze, *ledger.EndSession, *ledger.ForceEnd, *ledger.Sweep:
 		return true
 	}

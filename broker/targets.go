@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -178,6 +179,14 @@ func upstream(name string, err error) *fault.Error {
 	case issuers.Refused:
 		return &fault.Error{Kind: fault.Upstream, Code: "target_refused", Err: err,
 			Detail: "Target " + name + " refused to mint. Nothing was issued; an operator sees why with: mayfly target check " + name}
+	case issuers.BadScope:
+		var e *issuers.Error
+		detail := "the scope names something that is not there"
+		if errors.As(err, &e) {
+			detail = e.Detail
+		}
+		return &fault.Error{Kind: fault.Invalid, Code: "invalid_authorization_details", Err: err,
+			Detail: "Target " + name + ": " + detail + ". Nothing was issued; ask for what exists."}
 	case issuers.Superseded:
 		return &fault.Error{Kind: fault.Conflict, Code: "superseded", Err: err,
 			Detail: "A newer request for the same lease has been minted meanwhile. Use its answer, or retry."}

@@ -25,11 +25,14 @@ const (
 	// Poison: this credential alone cannot be ended without a person; Detail
 	// says why (a prepared transaction, an object in use).
 	Poison
+	// BadScope: the scope names something that the target does not have, such as
+	// a table; nothing was done. Detail says what, and goes to the requester.
+	BadScope
 )
 
 // String returns the kind's word for logs and records.
 func (k ErrorKind) String() string {
-	names := [...]string{"unknown", "unreachable", "refused", "too_late", "superseded", "foreign", "gone", "poison"}
+	names := [...]string{"unknown", "unreachable", "refused", "too_late", "superseded", "foreign", "gone", "poison", "bad_scope"}
 	if int(k) < len(names) {
 		return names[k]
 	}

@@ -19,7 +19,10 @@ const (
 	codeSerialisation    = "40001"
 	codeDeadlock         = "40P01"
 	codePrivilege        = "42501"
+	codeUndefinedColumn  = "42703"
 	codeUndefinedObject  = "42704"
+	codeUndefinedTable   = "42P01"
+	codeInvalidSchema    = "3F000"
 	codeDuplicateObject  = "42710"
 	codeObjectInUse      = "55006"
 	codeLockNotAvailable = "55P03"
@@ -84,6 +87,12 @@ func sentError(what string, err error) *issuers.Error {
 		case codeDivisionByZero, codeLockNotAvailable, codeQueryCancelled:
 			// both timeouts of a mint end at its deadline
 			e.Kind = issuers.TooLate
+		case codeUndefinedTable, codeUndefinedColumn, codeInvalidSchema:
+			e.Kind = issuers.BadScope
+			var pg *pgconn.PgError
+			if errors.As(err, &pg) {
+				e.Detail = pg.Message // it repeats the scope's own names
+			}
 		default:
 			e.Kind = issuers.Refused
 		}

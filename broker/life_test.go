@@ -56,28 +56,49 @@ func TestLaw2ExpiryEndsAccountAndSessions(t *testing.T) {
 	})
 }
 
-// TestLaw2RevokedWhileMintingIsLookedForTwice: the first look may come before a
-// mint in flight; only one after its deadline counts.
-func TestLaw2RevokedWhileMintingIsLookedForTwice(t *testing.T) {
+// TestLaw2MintOfUnknownOutcomeIsLookedForTwice: the first look finds nothing, the
+// statement acts after it, and only a look after its deadline counts.
+func TestLaw2MintOfUnknownOutcomeIsLookedForTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var late func() error
+		r.kind.Wire = func(_ context.Context, c brokertest.Call, act func() error) error {
+			if c.Verb == "mint" {
+				late = act
+				return &issuers.Error{Kind: issuers.Unknown, Detail: "the connection broke"}
+			}
+			return act()
+		}
+		if _, err := r.request(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"}); err == nil {
+			t.Fatal("the mint was to fail")
+		}
+		var id string
+		r.log.Query(func(q ledger.Query) { id = q.LeasesOn("t1", 1)[0] })
+		wait(5 * time.Second)
+		if n := r.t1.Calls("withdraw"); n != 1 || r.ended(id)() {
+			t.Errorf("after the first look: %d looks, the lease is %s", n, r.lease(id).State)
+		}
+		if err := late(); err != nil {
+			t.Fatal(err)
+		}
+		r.within(gone, "the lease has ended", r.ended(id))
+		if left := r.t1.Accounts(); len(left) != 0 || r.t1.Calls("withdraw") != 2 {
+			t.Errorf("%d looks; left are %+v", r.t1.Calls("withdraw"), left)
+		}
+	})
+}
+
+// TestLaw2MintThatWasSeenToReturnIsLookedForOnce, and revoking twice is done.
+func TestLaw2MintThatWasSeenToReturnIsLookedForOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"})
-		l, err := r.engine.Revoke(t.Context(), appCaller, a.LeaseID, wire.RevokeRequest{})
-		if err != nil || l.State != ledger.LeaseEnding {
-			t.Fatalf("%+v %v", l, err)
+		for range 2 {
+			l, err := r.engine.Revoke(t.Context(), appCaller, a.LeaseID, wire.RevokeRequest{})
+			if err != nil || l.State != ledger.LeaseEnded {
+				t.Fatalf("%+v %v", l, err)
+			}
 		}
-		if _, there := r.t1.Account(a.Credential["username"]); there {
-			t.Error("the account is there after the first look")
-		}
-		r.within(gone, "the lease has ended", r.ended(a.LeaseID))
-		if n := r.t1.Calls("withdraw"); n != 2 {
-			t.Errorf("%d withdrawals, wanted 2", n)
-		}
-		// A second revocation is done already.
-		if l, err = r.engine.Revoke(t.Context(), appCaller, a.LeaseID, wire.RevokeRequest{}); err != nil || l.State != ledger.LeaseEnded {
-			t.Errorf("revoked twice: %+v %v", l, err)
-		}
-		if n := r.t1.Calls("withdraw"); n != 2 {
-			t.Errorf("%d withdrawals after the end", n)
+		if n := r.t1.Calls("withdraw"); n != 1 || len(r.t1.Accounts()) != 0 {
+			t.Errorf("%d looks; left are %+v", n, r.t1.Accounts())
 		}
 	})
 }

@@ -400,7 +400,8 @@ func (e *Engine) issue(ctx context.Context, c Caller, p plan) (answer wire.Acces
 		answer, err = e.repeat(ctx, c, l)
 		return answer, false, err
 	}
-	answer, err = e.mint(ctx, p.target, p.command.Lease, p.role, true)
+	e.settled.begin(p.command.Lease, p.target.term, true, e.now().UnixMilli())
+	answer, err = e.mint(ctx, p.target, p.command.Lease, p.role)
 	answer.Replaced = append([]string{}, res.Also...)
 	if len(res.Also) > 0 {
 		e.wake()
@@ -424,14 +425,13 @@ func (e *Engine) slot(ctx context.Context, t *target) (func(), error) {
 }
 
 // mint makes the credential that a committed lease names. A failure ends the
-// lease: whatever the target did is withdrawn. opened says that this very call
-// opened the lease.
-func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec, opened bool) (wire.AccessAnswer, error) {
+// lease: whatever the target did is withdrawn. The caller has told e.settled that
+// the mint begins.
+func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec) (wire.AccessAnswer, error) {
 	// The client may go away; the mint goes on to its deadline, so that its
 	// outcome is known and a retry finds the account.
 	mctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.UnixMilli(l.MintDeadlineMS))
 	defer cancel()
-	e.settled.begin(l, t.term, opened, e.now().UnixMilli())
 	cred, err := t.breaker.Execute(func() (issuers.Credential, error) {
 		return t.issuer.Mint(mctx, issuerLease(l, role))
 	})
@@ -512,7 +512,14 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 	h := e.header(c)
 	h.Idem = nil // the key belongs to the lease, not to this generation
 	next := ledger.RemintLease{ID: l.ID, Generation: l.Generation + 1, Name: t.kind.CredentialName(ledger.BareID(l.ID), l.Generation+1), MintDeadlineMS: e.now().Add(e.cfg.Timing.Mint).UnixMilli()}
-	if _, err = e.commit(ctx, h, &next); err != nil {
+	// From before the commit: once it stands the lease can be revoked and looked
+	// for, and that look is not the last one while this mint is on its way.
+	e.settled.begin(ledger.Lease{ID: l.ID, MintDeadlineMS: next.MintDeadlineMS}, t.term, false, e.now().UnixMilli())
+	res, err := e.commit(ctx, h, &next)
+	if err != nil {
+		if res.Code != "" { // refused: no mint will follow; anything else may stand
+			e.settled.end(l.ID)
+		}
 		return answer, err
 	}
 	// Read again: it may have been renewed meanwhile. What this mint makes must
@@ -521,5 +528,5 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 		return answer, err
 	}
 	l.Generation, l.Name, l.MintDeadlineMS = next.Generation, next.Name, next.MintDeadlineMS
-	return e.mint(ctx, t, l, role, false)
+	return e.mint(ctx, t, l, role)
 }

@@ -345,9 +345,36 @@ func TestHeartbeatInTheLastInstantDelaysNothingElse(t *testing.T) {
 			}
 			return nil
 		}
-		r.within(10*time.Second+100*time.Millisecond, "the lease is ending", func() bool { return r.lease(a.LeaseID).State == ledger.LeaseEnding })
+		r.within(10*time.Second+100*time.Millisecond, "the lease is ended or ending", func() bool { return r.lease(a.LeaseID).State != ledger.LeaseOpen })
 		if !beaten {
 			t.Error("no end was tried")
+		}
+	})
+}
+
+// TestLaw2RemintOnItsWayIsNotSettled: a second generation is committed, and
+// before its mint is sent the lease is revoked and looked for. That look must
+// not be the last one.
+func TestLaw2RemintOnItsWayIsNotSettled(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		who := withKey(appCaller, "k1")
+		in := wire.AccessRequest{Role: "t1/ro", Purpose: "p"}
+		first := r.must(who, in)
+		r.log.After = func(d ledger.Decoded, _ ledger.Result) error {
+			if d.Type != "remint_lease" {
+				return nil
+			}
+			r.log.After = nil
+			_, err := r.engine.Revoke(context.Background(), appCaller, first.LeaseID, wire.RevokeRequest{})
+			return err
+		}
+		_, _ = r.request(who, in) // whatever it comes to
+		if _, there := r.t1.Account(first.Credential["username"]); there && r.ended(first.LeaseID)() {
+			t.Errorf("the account is on its target after the receipt %s", r.lease(first.LeaseID).End.Receipt)
+		}
+		r.within(time.Minute, "the lease has ended", r.ended(first.LeaseID))
+		if _, there := r.t1.Account(first.Credential["username"]); there {
+			t.Error("the account is left on its target for good")
 		}
 	})
 }

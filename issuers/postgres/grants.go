@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // apply grants g to role on the connection's database, in one transaction. What
@@ -109,7 +111,7 @@ func (gr grant) objects(ctx context.Context, c *pgx.Conn) ([]string, error) {
 				return nil, err
 			}
 			if len(named) == 0 {
-				return nil, refused("the database has no function %s", ident(s, gr.Name))
+				return nil, &issuers.Error{Kind: issuers.BadScope, Detail: "the database has no function " + ident(s, gr.Name)}
 			}
 			out = append(out, named...)
 		}

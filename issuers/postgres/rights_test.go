@@ -83,7 +83,7 @@ func TestMissingTableIsRefusedAndLeavesNothing(t *testing.T) {
 	} {
 		l := f.lease(s)
 		_, err := is.Mint(t.Context(), l)
-		wantKind(t, err, issuers.Refused)
+		wantKind(t, err, issuers.BadScope)
 		if f.exists(l.Name) {
 			t.Errorf("%s: the account stands", s)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,13 +27,40 @@ type rig struct {
 	engine  *broker.Engine
 	logged  *bytes.Buffer
 	endLead func()
+	wired   atomic.Pointer[wireFunc]
+	asked   atomic.Pointer[beforeFunc]
 }
+
+// wireFunc and beforeFunc stand between the engine and the world; tests change
+// them while the leader runs.
+type (
+	wireFunc   = func(context.Context, brokertest.Call, func() error) error
+	beforeFunc = func(ledger.Decoded) error
+)
+
+// wire has statements carried by f; nil carries them at once.
+func (r *rig) wire(f wireFunc) { r.wired.Store(&f) }
+
+// before has f asked before a command is committed; nil asks nobody.
+func (r *rig) before(f beforeFunc) { r.asked.Store(&f) }
 
 // newRig returns a rig after genesis with the objects of the simulation.
 func newRig(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &brokertest.Log{}, t1: brokertest.NewSystem("t1"), t2: brokertest.NewSystem("t2"), logged: &bytes.Buffer{}}
 	r.kind = &brokertest.Kind{Systems: map[string]*brokertest.System{"t1": r.t1, "t2": r.t2}}
+	r.kind.Wire = func(ctx context.Context, c brokertest.Call, act func() error) error {
+		if f := r.wired.Load(); f != nil && *f != nil {
+			return (*f)(ctx, c, act)
+		}
+		return act()
+	}
+	r.log.Before = func(d ledger.Decoded) error {
+		if f := r.asked.Load(); f != nil && *f != nil {
+			return (*f)(d)
+		}
+		return nil
+	}
 	var err error
 	r.engine, err = broker.New(broker.Config{
 		Log: r.log, Node: "n1", Issuer: "https://mayfly.example", Kinds: []issuers.Kind{r.kind},

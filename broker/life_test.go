@@ -61,13 +61,13 @@ func TestLaw2ExpiryEndsAccountAndSessions(t *testing.T) {
 func TestLaw2MintOfUnknownOutcomeIsLookedForTwice(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		var late func() error
-		r.kind.Wire = func(_ context.Context, c brokertest.Call, act func() error) error {
+		r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
 			if c.Verb == "mint" {
 				late = act
 				return &issuers.Error{Kind: issuers.Unknown, Detail: "the connection broke"}
 			}
 			return act()
-		}
+		})
 		if _, err := r.request(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"}); err == nil {
 			t.Fatal("the mint was to fail")
 		}
@@ -176,18 +176,18 @@ func TestRenewExtendsTheLedgerFirstThenTheTarget(t *testing.T) {
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"})
 		name := a.Credential["username"]
 		wait(20 * time.Second)
-		r.kind.Wire = func(_ context.Context, c brokertest.Call, act func() error) error {
+		r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
 			if c.Verb == "extend" && r.lease(a.LeaseID).ExpiresMS != c.Leases[0].NotAfter.UnixMilli() {
 				t.Errorf("the target is told %s before the ledger", c.Leases[0].NotAfter)
 			}
 			return act()
-		}
+		})
 		l, err := r.engine.Renew(t.Context(), appCaller, a.LeaseID, wire.RenewRequest{})
 		acc, _ := r.t1.Account(name)
 		if err != nil || l.ExpiresAt.Sub(a.ExpiresAt) != 20*time.Second || !acc.Until.Equal(l.ExpiresAt) {
 			t.Errorf("renewed until %s (%v), the account lives until %s", l.ExpiresAt, err, acc.Until)
 		}
-		r.kind.Wire = nil
+		r.wire(nil)
 		if _, err := r.engine.Renew(t.Context(), agentCaller, a.LeaseID, wire.RenewRequest{}); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("somebody else's renewal: %v", err)
 		}
@@ -220,10 +220,10 @@ func TestLaw3RepeatedRenewalDoesNotOutrunTheLedger(t *testing.T) {
 func TestRenewalThatMissedTheTargetReachesItLater(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"})
-		r.kind.Wire = fail("t1", "extend", &issuers.Error{Kind: issuers.Unreachable, Detail: "down"})
+		r.wire(fail("t1", "extend", &issuers.Error{Kind: issuers.Unreachable, Detail: "down"}))
 		_, err := r.engine.Renew(t.Context(), appCaller, a.LeaseID, wire.RenewRequest{TTL: "10h"})
 		r.fails(err, fault.Unavailable, "target_unavailable")
-		r.kind.Wire = nil
+		r.wire(nil)
 		l, err := r.engine.Renew(t.Context(), appCaller, a.LeaseID, wire.RenewRequest{TTL: "10h"})
 		if acc, _ := r.t1.Account(a.Credential["username"]); err != nil || !acc.Until.Equal(l.ExpiresAt) {
 			t.Errorf("told %s (%v), the account lives until %s", l.ExpiresAt, err, acc.Until)
@@ -236,7 +236,7 @@ func TestRenewalThatMissedTheTargetReachesItLater(t *testing.T) {
 func TestForceEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"})
-		r.kind.Wire = fail("t1", "withdraw", &issuers.Error{Kind: issuers.Unreachable, Detail: "gone for good"})
+		r.wire(fail("t1", "withdraw", &issuers.Error{Kind: issuers.Unreachable, Detail: "gone for good"}))
 		_, err := r.engine.Revoke(t.Context(), callerOf(operator, ""), a.LeaseID, wire.RevokeRequest{Force: true})
 		r.fails(err, fault.Invalid, "reason_missing")
 		_, err = r.engine.Revoke(t.Context(), appCaller, a.LeaseID, wire.RevokeRequest{Force: true, Reason: "me"})
@@ -287,12 +287,12 @@ func TestLaw6NoSecretIsWrittenAnywhere(t *testing.T) {
 		for range 3 {
 			r.must(who, wire.AccessRequest{Role: "t1/ro", Purpose: "p"})
 		}
-		r.kind.Wire = func(_ context.Context, c brokertest.Call, act func() error) error {
+		r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
 			if c.Verb == "mint" {
 				return fmt.Errorf("mint answered, then broke: %w", errAfter(act))
 			}
 			return act()
-		}
+		})
 		if _, err := r.request(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"}); err == nil {
 			t.Fatal("no error")
 		}

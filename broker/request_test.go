@@ -39,12 +39,12 @@ func TestLaw5DenialIsRecordedBeforeTheAnswer(t *testing.T) {
 	if d, err := r.engine.Decision(t.Context(), callerOf(operator, ""), fe.DecisionID); err != nil || d.ID != fe.DecisionID {
 		t.Errorf("explain: %+v %v", d, err)
 	}
-	r.log.Before = func(d ledger.Decoded) error {
+	r.before(func(d ledger.Decoded) error {
 		if d.Type == "record_decision" {
 			return fault.New(fault.Unavailable, "no_leader", "")
 		}
 		return nil
-	}
+	})
 	_, err = r.request(agentCaller, in)
 	r.fails(err, fault.Unavailable, "no_leader")
 }
@@ -67,12 +67,12 @@ func TestLaw5GrantCarriesItsDecision(t *testing.T) {
 func TestLaw1NothingIsMintedUnlessItsLeaseIsCommitted(t *testing.T) {
 	r := newRig(t)
 	lost := fault.New(fault.Indeterminate, "indeterminate", "")
-	r.log.Before = func(d ledger.Decoded) error {
+	r.before(func(d ledger.Decoded) error {
 		if d.Type == "open_lease" {
 			return lost
 		}
 		return nil
-	}
+	})
 	_, err := r.request(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p"})
 	r.fails(err, fault.Indeterminate, "")
 	if n := r.t1.Calls("mint"); n != 0 {
@@ -112,10 +112,10 @@ func TestRetryAfterAFailedMintGetsANewLease(t *testing.T) {
 	r := newRig(t)
 	who := withKey(appCaller, "k1")
 	in := wire.AccessRequest{Role: "t1/ro", Purpose: "p"}
-	r.kind.Wire = fail("t1", "mint", &issuers.Error{Kind: issuers.Unreachable, Detail: "down"})
+	r.wire(fail("t1", "mint", &issuers.Error{Kind: issuers.Unreachable, Detail: "down"}))
 	_, err := r.request(who, in)
 	r.fails(err, fault.Unavailable, "target_unavailable")
-	r.kind.Wire = nil
+	r.wire(nil)
 	a := r.must(who, in)
 	if b := r.must(who, in); b.LeaseID != a.LeaseID {
 		t.Errorf("the key now answers with %s, then %s", a.LeaseID, b.LeaseID)
@@ -129,13 +129,13 @@ func TestOlderMintThatFailsEndsNoNewerOne(t *testing.T) {
 	who := withKey(appCaller, "k1")
 	in := wire.AccessRequest{Role: "t1/ro", Purpose: "p"}
 	var second wire.AccessAnswer
-	r.kind.Wire = func(_ context.Context, c brokertest.Call, act func() error) error {
+	r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
 		if c.Verb != "mint" || c.Leases[0].Generation > 1 {
 			return act()
 		}
 		second = r.must(who, in)
 		return &issuers.Error{Kind: issuers.Unknown, Detail: "the connection broke"}
-	}
+	})
 	if _, err := r.request(who, in); err == nil {
 		t.Fatal("the first mint was to fail")
 	}
@@ -149,13 +149,13 @@ func TestOlderMintThatFailsEndsNoNewerOne(t *testing.T) {
 func TestHazard20StaleDecisionIsTakenAgain(t *testing.T) {
 	r := newRig(t)
 	changed := false
-	r.log.Before = func(d ledger.Decoded) error {
+	r.before(func(d ledger.Decoded) error {
 		if d.Type == "open_lease" && !changed {
 			changed = true
 			r.put("Role", "t1/rw", simRole(simScopeRead, "30s", "90s", "{}", ""))
 		}
 		return nil
-	}
+	})
 	a := r.must(appCaller, wire.AccessRequest{Role: "t1/rw", Purpose: "p"})
 	if len(a.Scope) != 1 || len(a.Scope[0].Actions) != 1 {
 		t.Errorf("the lease has the old role's scope: %s", a.Scope)

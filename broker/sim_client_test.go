@@ -289,7 +289,7 @@ func (w *world) renew(p *proc) {
 		defer w.mu.Unlock()
 		w.tracef("renewed: %s until %s %v", d.lease, l.ExpiresAt.Format("15:04:05"), err)
 		w.checkError(err)
-		if err == nil && p.n.offset.Abs() <= maxSkew { // beyond it the target's bound is early, and the node gives way
+		if err == nil && p.n.offset.get().Abs() <= maxSkew { // beyond it the target's bound is early, and the node gives way
 			w.checkRenewed(l)
 		}
 	})

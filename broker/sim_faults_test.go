@@ -18,7 +18,7 @@ const maxSkew = 2 * time.Second
 func (w *world) electable() []*proc {
 	var out []*proc
 	for _, n := range w.nodes {
-		if n.proc != nil && n.offset.Abs() <= maxSkew {
+		if n.proc != nil && n.offset.get().Abs() <= maxSkew {
 			out = append(out, n.proc)
 		}
 	}
@@ -36,7 +36,7 @@ func (w *world) fault() bool {
 			return false
 		}
 		w.elect(able[w.rng.IntN(len(able))])
-	case w.leader != nil && w.leader.n.offset.Abs() > maxSkew && w.rng.IntN(3) == 0:
+	case w.leader != nil && w.leader.n.offset.get().Abs() > maxSkew && w.rng.IntN(3) == 0:
 		w.tracef("%s gives way: its clock is off", w.leader.n.id)
 		w.leader = nil
 	case w.leader != nil && w.chance(w.prof.depose):
@@ -47,7 +47,7 @@ func (w *world) fault() bool {
 		some.crash()
 	case some.proc == nil && w.chance(100):
 		some.start()
-	case some.proc != nil && some.proc.term != w.term && w.chance(300):
+	case some.proc != nil && some.proc.term.Load() != w.term && w.chance(300):
 		w.tracef("%s learns of term %d", some.id, w.term)
 		some.learn()
 	case some.applied < len(w.log) && w.chance(200):
@@ -73,11 +73,11 @@ func (w *world) fault() bool {
 // by far more, and then it soon leads no more.
 func (w *world) jump(n *node) {
 	if w.rng.IntN(8) == 0 {
-		n.offset = time.Duration(1-2*w.rng.IntN(2)) * 10 * time.Minute
+		n.offset.set(time.Duration(1-2*w.rng.IntN(2)) * 10 * time.Minute)
 	} else {
-		n.offset = time.Duration(w.rng.IntN(2*w.prof.skewMS+1)-w.prof.skewMS) * time.Millisecond
+		n.offset.set(time.Duration(w.rng.IntN(2*w.prof.skewMS+1)-w.prof.skewMS) * time.Millisecond)
 	}
-	w.tracef("%s's clock is off by %s", n.id, n.offset)
+	w.tracef("%s's clock is off by %s", n.id, n.offset.get())
 }
 
 // stick makes an account poison, or frees all.

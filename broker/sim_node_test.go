@@ -30,7 +30,7 @@ type node struct {
 	mu      sync.Mutex // the state is read by goroutines that time has woken together
 	mem     *ledgertest.Mem
 	applied int
-	offset  time.Duration // its clock less the true one
+	offset  skew // its clock less the true one
 	boots   int
 	proc    *proc
 }
@@ -43,18 +43,25 @@ type proc struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	dead   atomic.Bool
-	term   uint64 // the newest it knows of
+	term   atomic.Uint64 // the newest it knows of
 
 	leadEnd  context.CancelFunc
 	leadDone chan struct{}
 }
 
-func (n *node) now() time.Time { return time.Now().Add(n.offset) }
+func (n *node) now() time.Time { return time.Now().Add(n.offset.get()) }
+
+// skew is a length of time that the scheduler sets and every goroutine reads.
+type skew struct{ ns atomic.Int64 }
+
+func (s *skew) get() time.Duration  { return time.Duration(s.ns.Load()) }
+func (s *skew) set(d time.Duration) { s.ns.Store(int64(d)) }
 
 // start boots the node's process.
 func (n *node) start() {
 	n.boots++
-	p := &proc{n: n, term: n.w.term}
+	p := &proc{n: n}
+	p.term.Store(n.w.term)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	systems := map[string]*brokertest.System{}
 	for name, t := range n.w.targets {
@@ -147,14 +154,14 @@ func (w *world) orphan(p *proc, ops []*op) {
 // one begins.
 func (n *node) learn() {
 	p := n.proc
-	if p == nil || p.term == n.w.term && p.leadEnd != nil == (n.w.leader == p) {
+	if p == nil || p.term.Load() == n.w.term && p.leadEnd != nil == (n.w.leader == p) {
 		return
 	}
 	if p.leadEnd != nil {
 		p.leadEnd()
 		p.leadEnd = nil
 	}
-	p.term = n.w.term
+	p.term.Store(n.w.term)
 	if n.w.leader != p {
 		return
 	}
@@ -173,6 +180,8 @@ func (n *node) learn() {
 
 // catchUp applies what is committed to a node's state.
 func (w *world) catchUp(n *node, upTo int) (last ledger.Result) {
+	n.mu.Lock() // time may just have woken a reader
+	defer n.mu.Unlock()
 	for ; n.applied < upTo; n.applied++ {
 		res, err := ledger.Apply(n.mem, w.log[n.applied])
 		if err != nil {
@@ -284,4 +293,4 @@ func (p *proc) View(fn func(ledger.Reader) error) error {
 func (p *proc) Fresh() error { return nil }
 
 // Term implements broker.Log.
-func (p *proc) Term() uint64 { return p.term }
+func (p *proc) Term() uint64 { return p.term.Load() }

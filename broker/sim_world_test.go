@@ -100,6 +100,7 @@ type world struct {
 	calm bool // nothing fails any more
 
 	mu      sync.Mutex // guards parked, clients and answers while goroutines run
+	notes   sync.Mutex // guards trace and wrong
 	parked  []*op
 	clients int
 	cancels map[string]context.CancelFunc
@@ -137,10 +138,14 @@ func newWorld(seed uint64, keep bool, bugs brokertest.Bugs) *world {
 
 // violated records that a law does not hold.
 func (w *world) violated(law, format string, args ...any) {
+	w.notes.Lock()
+	defer w.notes.Unlock()
 	w.wrong = append(w.wrong, law+": "+fmt.Sprintf(format, args...))
 }
 
 func (w *world) tracef(format string, args ...any) {
+	w.notes.Lock()
+	defer w.notes.Unlock()
 	line := time.Now().UTC().Format("15:04:05.000 ") + fmt.Sprintf(format, args...)
 	fmt.Fprintln(w.sum, line)
 	if w.keep {
@@ -264,7 +269,7 @@ func (w *world) heal() {
 		t.free()
 	}
 	for _, n := range w.nodes {
-		n.offset = 0
+		n.offset.set(0)
 		if n.proc == nil {
 			n.start()
 		}

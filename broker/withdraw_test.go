@@ -60,7 +60,7 @@ func TestLaw8SlowTargetDelaysNoOther(t *testing.T) {
 		first := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", TTL: "5s", Purpose: "p"})
 		second := r.must(appCaller, wire.AccessRequest{Role: "t2/ro", TTL: "5s", Purpose: "p"})
 		free := make(chan struct{})
-		r.kind.Wire = func(ctx context.Context, c brokertest.Call, act func() error) error {
+		r.wire(func(ctx context.Context, c brokertest.Call, act func() error) error {
 			if c.System == "t1" {
 				select {
 				case <-free:
@@ -69,7 +69,7 @@ func TestLaw8SlowTargetDelaysNoOther(t *testing.T) {
 				}
 			}
 			return act()
-		}
+		})
 		r.lead()
 		defer r.stop()
 		defer close(free)
@@ -107,13 +107,13 @@ func TestHazard17BreakerCountsConnectionFailuresOnly(t *testing.T) {
 		in := wire.AccessRequest{Role: "t1/rw", Purpose: "p"}
 		sent := 0
 		answer := &issuers.Error{Kind: issuers.Refused, Detail: "no"}
-		r.kind.Wire = func(_ context.Context, c brokertest.Call, act func() error) error {
+		r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
 			if c.Verb != "mint" {
 				return act()
 			}
 			sent++
 			return answer
-		}
+		})
 		try := func(n int) (last error) {
 			for range n {
 				_, last = r.request(appCaller, in)
@@ -132,7 +132,7 @@ func TestHazard17BreakerCountsConnectionFailuresOnly(t *testing.T) {
 		before := r.t1.Calls("withdraw")
 		r.lead()
 		r.within(5*time.Second, "withdrawals go on while the breaker is open", func() bool { return r.t1.Calls("withdraw") > before })
-		r.kind.Wire = nil
+		r.wire(nil)
 		wait(6 * time.Second)
 		r.must(appCaller, in)
 	})
@@ -185,20 +185,20 @@ func TestHazard17DenialFloodIsBounded(t *testing.T) {
 func TestLaw2WithdrawalIsRetriedUntilTheTargetConfirms(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", TTL: "5s", Purpose: "p"})
-		r.kind.Wire = fail("t1", "withdraw", &issuers.Error{Kind: issuers.Unreachable, Detail: "down"})
+		r.wire(fail("t1", "withdraw", &issuers.Error{Kind: issuers.Unreachable, Detail: "down"}))
 		lost := 3
 		wait(5 * time.Minute)
-		r.log.Before = func(d ledger.Decoded) error {
+		r.before(func(d ledger.Decoded) error {
 			if d.Type == "record_withdrawals" && lost > 0 {
 				lost--
 				return fault.New(fault.Indeterminate, "indeterminate", "")
 			}
 			return nil
-		}
+		})
 		if l := r.lease(a.LeaseID); l.State != ledger.LeaseEnding {
 			t.Fatalf("the lease is %s while its target is down", l.State)
 		}
-		r.kind.Wire = nil
+		r.wire(nil)
 		r.within(2*time.Minute, "the lease has ended", r.ended(a.LeaseID))
 	})
 }
@@ -211,7 +211,7 @@ func TestHazard24ClockThatStepsBackDoesNotSpin(t *testing.T) {
 		r := newRig(t)
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", TTL: "5s", Purpose: "p"})
 		tries := 0
-		r.log.Before = func(d ledger.Decoded) error {
+		r.before(func(d ledger.Decoded) error {
 			if d.Type != "end_leases" {
 				return nil
 			}
@@ -219,15 +219,15 @@ func TestHazard24ClockThatStepsBackDoesNotSpin(t *testing.T) {
 				return fault.New(fault.Unavailable, "no_leader", "") // let the test end
 			}
 			return nil
-		}
-		r.log.Skew = -10 * time.Second
+		})
+		r.log.Skew.Store(int64(-10 * time.Second))
 		r.lead()
 		defer r.stop()
 		wait(7 * time.Second)
 		if tries == 0 || tries > 20 {
 			t.Errorf("%d commands that end nothing in two seconds", tries)
 		}
-		r.log.Skew = 0
+		r.log.Skew.Store(0)
 		r.within(gone, "the lease ends when the clock is right", r.ended(a.LeaseID))
 	})
 }
@@ -335,16 +335,16 @@ func TestHeartbeatInTheLastInstantDelaysNothingElse(t *testing.T) {
 		}
 		a := r.must(agentCaller, wire.AccessRequest{Role: "t2/ro", TTL: "10s", Purpose: "p"})
 		beaten := false
-		r.log.Before = func(d ledger.Decoded) error {
+		r.before(func(d ledger.Decoded) error {
 			if d.Type == "end_task" && !beaten {
 				beaten = true
-				r.log.Skew = -time.Second // it was made before the task was due
-				defer func() { r.log.Skew = 0 }()
+				r.log.Skew.Store(int64(-time.Second)) // it was made before the task was due
+				defer func() { r.log.Skew.Store(0) }()
 				_, err := r.engine.HeartbeatTask(context.Background(), appCaller, task.ID)
 				return err
 			}
 			return nil
-		}
+		})
 		r.within(10*time.Second+100*time.Millisecond, "the lease is ended or ending", func() bool { return r.lease(a.LeaseID).State != ledger.LeaseOpen })
 		if !beaten {
 			t.Error("no end was tried")

@@ -21,7 +21,7 @@ type Log struct {
 	After func(d ledger.Decoded, res ledger.Result) error
 	// Skew moves the instant of each command, as a clock that steps between the
 	// look at the state and the proposal does.
-	Skew time.Duration
+	Skew atomic.Int64 // nanoseconds
 	// Stale, where set, is what Fresh returns.
 	Stale error
 
@@ -42,8 +42,8 @@ func (l *Log) Propose(_ context.Context, command []byte, _ bool) (ledger.Result,
 			return ledger.Result{}, err
 		}
 	}
-	if l.Skew != 0 {
-		d.Header.AtMS += l.Skew.Milliseconds()
+	if skew := time.Duration(l.Skew.Load()); skew != 0 {
+		d.Header.AtMS += skew.Milliseconds()
 		if command, err = ledger.Encode(d.Header, d.Body); err != nil {
 			return ledger.Result{}, err
 		}

@@ -126,7 +126,7 @@ func baseURL(address string) (string, error) {
 		address = "https://" + address
 	}
 	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Host == "" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(u.Host, ":") {
 		return "", newError(KindInvalid, CodeConfiguration, "%q is not a node's address; write host:port or https://host:port.", address)
 	}
 	if u.Scheme != "https" {

@@ -23,6 +23,7 @@ func FuzzParseEnrolment(f *testing.F) {
 }
 
 func FuzzBaseURL(f *testing.F) {
+	f.Add("ps:")
 	for _, s := range []string{"a:1", "https://a", "http://a", "https://u:p@a", "[::1]:8700", "a/b", "://"} {
 		f.Add(s)
 	}

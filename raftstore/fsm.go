@@ -63,7 +63,13 @@ func (f *fsm) applyNew(entries []*raft.Log, results []any) error {
 	}
 	return f.state.apply(position{last.Index, last.Term}, func(tx *Tx) error {
 		for i, e := range entries {
-			if e.Index <= done || e.Type != raft.LogCommand {
+			if e.Index <= done {
+				continue
+			}
+			if e.Type == raft.LogConfiguration {
+				if err := writeMembers(tx.bolt, f.state.sealer, e.Index, e.Data); err != nil {
+					return err
+				}
 				continue
 			}
 			result, err := f.machine.Apply(tx, e.Data)
@@ -159,7 +165,8 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	}
 	// The snapshot's index as raft knows it: a restored backup gets a new one.
 	at := position{snap.meta.Index, snap.meta.Term}
-	return f.state.replace(at, func(put func(string, []byte, []byte) error) error {
+	who := members{snap.meta.ConfigurationIndex, snap.meta.Configuration}
+	return f.state.replace(at, who, func(put func(string, []byte, []byte) error) error {
 		_, err := readStream(rc, f.state.sealer, func(h streamHeader) error {
 			if f.hooks.OnPreamble == nil {
 				return nil

@@ -119,7 +119,7 @@ func TestHazard21SealedLogEntryMovedOrRolledIsRefused(t *testing.T) {
 			t.Fatalf("entry %d: %+v, %v", i+1, got, err)
 		}
 	}
-	if err := l.check(0); err != nil {
+	if err := l.check(0, 0); err != nil {
 		t.Fatal(err)
 	}
 	raw := func(index uint64) raft.Log {
@@ -156,7 +156,7 @@ func TestHazard21SealedLogEntryMovedOrRolledIsRefused(t *testing.T) {
 	if err := l.wal.StoreLog(&bad); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.check(0); !errors.Is(err, ErrSealBroken) || failed != nil {
+	if err := l.check(0, 0); !errors.Is(err, ErrSealBroken) || failed != nil {
 		t.Fatalf("check: %v", err)
 	}
 }

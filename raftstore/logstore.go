@@ -47,9 +47,10 @@ func openLog(dir string, sealer Sealer, logger hclog.Logger, fail func(error)) (
 	return &sealedLog{wal: w, meta: meta, sealer: sealer, fail: fail, silent: make(map[uint64]struct{})}, nil
 }
 
-// check opens every entry after index. raft panics on an entry that it cannot
-// read, so a log that was tampered with is refused here, with a reason.
-func (l *sealedLog) check(index uint64) error {
+// check refuses a log with a gap after the snapshot that ends at snap, and opens
+// every entry after from, where raft begins to read. raft panics on an entry that
+// it cannot read, so a log that was tampered with is refused here, with a reason.
+func (l *sealedLog) check(snap, from uint64) error {
 	first, err := l.FirstIndex()
 	if err != nil {
 		return fmt.Errorf("raftstore: read log: %w", err)
@@ -58,10 +59,10 @@ func (l *sealedLog) check(index uint64) error {
 	if err != nil {
 		return fmt.Errorf("raftstore: read log: %w", err)
 	}
-	if first > index+1 {
-		return fmt.Errorf("%w: the log begins at %d, the snapshot ends at %d", ErrCorrupt, first, index)
+	if first > snap+1 {
+		return fmt.Errorf("%w: the log begins at %d, the snapshot ends at %d", ErrCorrupt, first, snap)
 	}
-	for i := index + 1; i <= last; i++ {
+	for i := from + 1; i <= last; i++ {
 		var entry raft.Log
 		if err := l.GetLog(i, &entry); err != nil {
 			return fmt.Errorf("raftstore: log entry %d: %w", i, err)
@@ -193,8 +194,16 @@ func (l *sealedLog) StoreLogs(entries []*raft.Log) error {
 	return nil
 }
 
-// DeleteRange implements [raft.LogStore].
+// DeleteRange implements [raft.LogStore]. Of what raft compacts away it keeps
+// the last entry, which is the snapshot's own where that reaches so far: see standIn.
 func (l *sealedLog) DeleteRange(first, last uint64) error {
+	if end, err := l.LastIndex(); err != nil {
+		return err
+	} else if last < end {
+		if last--; last < first {
+			return nil
+		}
+	}
 	l.mu.Lock()
 	for i, e := range l.recent {
 		if e != nil && e.Index >= first && e.Index <= last {

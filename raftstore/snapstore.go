@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -22,8 +23,9 @@ import (
 //	stream | sealed SHA-256 of the metadata | length of the sealed part 4
 type sealedSnapshots struct {
 	*raft.FileSnapshotStore
-	dir    string
-	sealer Sealer
+	dir     string
+	sealer  Sealer
+	standIn atomic.Pointer[raft.SnapshotMeta] // listed instead of the snapshots while raft starts
 }
 
 const (
@@ -39,7 +41,7 @@ func openSnapshots(dir string, sealer Sealer, logger hclog.Logger) (*sealedSnaps
 	if err != nil {
 		return nil, fmt.Errorf("raftstore: open snapshots: %w", err)
 	}
-	s := &sealedSnapshots{store, filepath.Join(dir, snapshotDir), sealer}
+	s := &sealedSnapshots{FileSnapshotStore: store, dir: filepath.Join(dir, snapshotDir), sealer: sealer}
 	return s, s.removeUnfinished()
 }
 
@@ -57,6 +59,14 @@ func (s *sealedSnapshots) removeUnfinished() error {
 		}
 	}
 	return nil
+}
+
+// List implements [raft.SnapshotStore].
+func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
+	if meta := s.standIn.Load(); meta != nil {
+		return []*raft.SnapshotMeta{meta}, nil
+	}
+	return s.FileSnapshotStore.List()
 }
 
 // latest returns the position of the newest snapshot, zero when there is none.

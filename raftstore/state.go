@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
 )
 
@@ -183,43 +184,62 @@ func (s *state) apply(pos position, fn func(*Tx) error) error {
 
 func metaPlace(key string) []byte { return []byte("state" + metaBucket + "\x00" + key) }
 
-func writeMeta(b *bbolt.Tx, sealer Sealer, key string, numbers ...uint64) error {
+func putMeta(b *bbolt.Tx, sealer Sealer, key string, value []byte) error {
 	bucket, err := b.CreateBucketIfNotExists([]byte(metaBucket))
+	if err == nil {
+		err = bucket.Put([]byte(key), sealer.Seal(metaPlace(key), value))
+	}
 	if err != nil {
-		return fmt.Errorf("raftstore: state position: %w", err)
-	}
-	raw := make([]byte, 0, 8*len(numbers))
-	for _, n := range numbers {
-		raw = binary.BigEndian.AppendUint64(raw, n)
-	}
-	if err := bucket.Put([]byte(key), sealer.Seal(metaPlace(key), raw)); err != nil {
-		return fmt.Errorf("raftstore: state position: %w", err)
+		return fmt.Errorf("raftstore: state's %s: %w", key, err)
 	}
 	return nil
 }
 
-// readMeta fills numbers in, or leaves them alone when key is absent.
-func readMeta(b *bbolt.Tx, sealer Sealer, key string, numbers ...*uint64) error {
+// getMeta returns nil when key is absent.
+func getMeta(b *bbolt.Tx, sealer Sealer, key string) ([]byte, error) {
 	bucket := b.Bucket([]byte(metaBucket))
 	if bucket == nil {
-		return nil
+		return nil, nil
 	}
 	sealed := bucket.Get([]byte(key))
 	if sealed == nil {
-		return nil
+		return nil, nil
 	}
-	raw, err := sealer.Open(metaPlace(key), sealed)
-	if err != nil || len(raw) != 8*len(numbers) {
-		return fmt.Errorf("%w: state position", ErrSealBroken)
+	value, err := sealer.Open(metaPlace(key), sealed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: state's %s", ErrSealBroken, key)
 	}
-	for i, n := range numbers {
-		*n = binary.BigEndian.Uint64(raw[8*i:])
+	return value, nil
+}
+
+// bigEndian encodes ns, eight bytes each; number decodes the first of them.
+func bigEndian(ns ...uint64) []byte {
+	raw := make([]byte, 0, 8*len(ns))
+	for _, n := range ns {
+		raw = binary.BigEndian.AppendUint64(raw, n)
+	}
+	return raw
+}
+
+func number(raw []byte) uint64 { return binary.BigEndian.Uint64(raw) }
+
+// readNumbers fills ns in, or leaves them alone when key is absent.
+func readNumbers(b *bbolt.Tx, sealer Sealer, key string, ns ...*uint64) error {
+	raw, err := getMeta(b, sealer, key)
+	if err != nil || raw == nil {
+		return err
+	}
+	if len(raw) != 8*len(ns) {
+		return fmt.Errorf("%w: state's %s", ErrSealBroken, key)
+	}
+	for i, n := range ns {
+		*n = number(raw[8*i:])
 	}
 	return nil
 }
 
 func writeApplied(b *bbolt.Tx, sealer Sealer, pos position) error {
-	return writeMeta(b, sealer, appliedKey, pos.index, pos.term)
+	return putMeta(b, sealer, appliedKey, bigEndian(pos.index, pos.term))
 }
 
 func readApplied(db *bbolt.DB, sealer Sealer) (pos position, err error) {
@@ -231,8 +251,8 @@ func readPosition(b *bbolt.Tx, sealer Sealer, pos *position) error {
 	var from uint64
 	var covered position
 	if err := errors.Join(
-		readMeta(b, sealer, appliedKey, &pos.index, &pos.term),
-		readMeta(b, sealer, coveredKey, &from, &covered.index, &covered.term),
+		readNumbers(b, sealer, appliedKey, &pos.index, &pos.term),
+		readNumbers(b, sealer, coveredKey, &from, &covered.index, &covered.term),
 	); err != nil {
 		return err
 	}
@@ -254,7 +274,7 @@ func (s *state) cover(from uint64, at position) error {
 		return err
 	}
 	defer func() { _ = b.Rollback() }() // does nothing after a commit
-	if err := writeMeta(b, s.sealer, coveredKey, from, at.index, at.term); err != nil {
+	if err := putMeta(b, s.sealer, coveredKey, bigEndian(from, at.index, at.term)); err != nil {
 		return err
 	}
 	return b.Commit()
@@ -272,11 +292,11 @@ func (s *state) sync() error {
 	return nil
 }
 
-// replace fills a new state file by fill, at position pos, and swaps it in.
+// replace fills a new state file by fill, at position pos, in a cluster of who, and swaps it in.
 // Readers of the old file finish undisturbed. A crash at any point leaves
 // either the old file, whose position is behind the snapshot's, or a file
 // without a passport: both are rebuilt.
-func (s *state) replace(pos position, fill func(put func(bucket string, key, value []byte) error) error) error {
+func (s *state) replace(pos position, who members, fill func(put func(bucket string, key, value []byte) error) error) error {
 	tmp, path := filepath.Join(s.dir, stateTmpFile), filepath.Join(s.dir, stateFile)
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("raftstore: replace state: %w", err)
@@ -285,7 +305,7 @@ func (s *state) replace(pos position, fill func(put func(bucket string, key, val
 	if err != nil {
 		return err
 	}
-	if err := fillBolt(db, s.sealer, pos, fill); err != nil {
+	if err := fillBolt(db, s.sealer, pos, who, fill); err != nil {
 		return errors.Join(err, db.Close(), os.Remove(tmp))
 	}
 	if err := s.swap(db, tmp, path); err != nil {
@@ -317,7 +337,7 @@ func (s *state) swap(db *bbolt.DB, tmp, path string) error {
 // fillBatch bounds one transaction while a state file is filled, in bytes.
 const fillBatch = 8 << 20
 
-func fillBolt(db *bbolt.DB, sealer Sealer, pos position, fill func(put func(bucket string, key, value []byte) error) error) error {
+func fillBolt(db *bbolt.DB, sealer Sealer, pos position, who members, fill func(put func(bucket string, key, value []byte) error) error) error {
 	var tx *Tx
 	size := 0
 	flush := func() error {
@@ -354,7 +374,9 @@ func fillBolt(db *bbolt.DB, sealer Sealer, pos position, fill func(put func(buck
 	if err != nil {
 		return fmt.Errorf("raftstore: fill state: %w", err)
 	}
-	return db.Update(func(b *bbolt.Tx) error { return writeApplied(b, sealer, pos) })
+	return db.Update(func(b *bbolt.Tx) error {
+		return errors.Join(writeApplied(b, sealer, pos), writeMembers(b, sealer, who.index, raft.EncodeConfiguration(who.conf)))
+	})
 }
 
 // close syncs and closes the file. An error voids its reuse.

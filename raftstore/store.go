@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -102,14 +103,22 @@ func (s *Store) open(m Machine) error {
 	if err != nil {
 		return err
 	}
-	if err := p.log.check(snap.index); err != nil {
-		return err
-	}
 	if p.state, err = openState(s.cfg.Dir, s.cfg.Sealer, s.log, p.log.vouches(snap)); err != nil {
 		return err
 	}
+	standIn, err := p.state.standIn(snap, p.log)
+	if err != nil {
+		return err
+	}
+	from := snap.index
+	if standIn != nil {
+		from = standIn.Index
+	}
+	if err := p.log.check(snap.index, from); err != nil {
+		return err
+	}
 	p.fsm = &fsm{machine: m, state: p.state, hooks: s.cfg.Hooks, clock: s.cfg.Clock, fail: s.fail}
-	return s.openRaft(id, snap)
+	return s.openRaft(id, snap, standIn)
 }
 
 // vouches says whether a state applied up to a position can be this node's:
@@ -129,19 +138,19 @@ func (l *sealedLog) vouches(snap position) func(position) bool {
 	}
 }
 
-func (s *Store) openRaft(id *identity, snap position) error {
+func (s *Store) openRaft(id *identity, snap position, standIn *raft.SnapshotMeta) error {
 	logger, t, p := newHCLog(s.log), s.cfg.Timing, &s.parts
 	conf := raft.DefaultConfig()
 	conf.LocalID = raft.ServerID(s.cfg.NodeID)
 	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.LeaderLease
 	conf.CommitTimeout = t.Commit
 	conf.MaxAppendEntries, conf.BatchApplyCh = maxAppendEntries, true
-	conf.SnapshotInterval, conf.SnapshotThreshold, conf.TrailingLogs = t.SnapshotInterval, t.SnapshotThreshold, t.TrailingLogs
+	conf.SnapshotThreshold, conf.TrailingLogs = math.MaxUint64, t.TrailingLogs // see snapshotWhenDue
 	conf.ShutdownOnRemove = false
 	conf.NoLegacyTelemetry = true
 	conf.Logger = logger
 	// raft would take the snapshot as applied; that is true only of a state that is not behind it.
-	conf.NoSnapshotRestoreOnStart = snap.index > 0 && p.state.pos.index >= snap.index
+	conf.NoSnapshotRestoreOnStart = standIn != nil || snap.index > 0 && p.state.pos.index >= snap.index
 
 	s.net = newNetwork(s, id)
 	p.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -153,7 +162,9 @@ func (s *Store) openRaft(id *identity, snap position) error {
 			return err
 		}
 	}
+	p.snaps.standIn.Store(standIn)
 	r, err := raft.NewRaft(conf, p.fsm, p.log, p.log, p.snaps, p.trans)
+	p.snaps.standIn.Store(nil)
 	if err != nil {
 		return fmt.Errorf("raftstore: start raft: %w", err)
 	}
@@ -184,6 +195,7 @@ func (s *Store) start(ctx context.Context) {
 	s.lead = newLeadership(s)
 	s.work.Go(func() { s.disk.watch(ctx, s.log) })
 	s.work.Go(func() { s.syncState(ctx) })
+	s.work.Go(func() { s.snapshotWhenDue(ctx) })
 	s.work.Go(func() { s.beacons.run(ctx) })
 	s.work.Go(func() { s.lead.run(ctx) })
 	s.net.serve()
@@ -209,6 +221,28 @@ func (s *Store) syncState(ctx context.Context) {
 			}
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// snapshotWhenDue takes a snapshot when the log has grown enough since the newest
+// one. raft itself would count from the state that it started with, and a node
+// that is restarted often would never come to the end of its log.
+func (s *Store) snapshotWhenDue(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.Timing.SnapshotInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		snap, err := s.parts.snaps.latest()
+		if err == nil && s.raft.LastIndex()-snap.index >= s.cfg.Timing.SnapshotThreshold {
+			err = s.raft.Snapshot().Error()
+		}
+		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && ctx.Err() == nil {
+			s.log.Error("snapshot failed", "error", err)
 		}
 	}
 }

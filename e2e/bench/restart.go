@@ -17,7 +17,7 @@ const (
 	memoryBudget = 256 << 20
 	trials       = 5
 	// fillTime bounds how long leases are opened before the large restart.
-	fillTime = 2 * time.Minute
+	fillTime = 6 * time.Minute
 )
 
 // measureRestart kills the only node and measures until it issues again, with

@@ -69,7 +69,9 @@ type Key struct {
 	Thumbprint string          `json:"thumbprint" doc:"RFC 7638"`
 	Principal  string          `json:"principal"`
 	Use        string          `json:"use" doc:"session or approve"`
+	Kind       string          `json:"kind,omitempty" doc:"Of a key to approve with: passkey, ssh or jws"`
 	JWK        json.RawMessage `json:"jwk"`
+	SSH        string          `json:"ssh,omitempty" doc:"An SSH key in authorized_keys form"`
 	AddedAt    time.Time       `json:"added_at"`
 	AddedBy    string          `json:"added_by,omitempty"`
 }
@@ -77,9 +79,15 @@ type Key struct {
 // AddKeyRequest registers a key for the caller or, where policy lets it, for
 // another principal.
 type AddKeyRequest struct {
-	Principal string          `json:"principal,omitempty"`
-	Use       string          `json:"use,omitempty" doc:"session (default) or approve"`
-	JWK       json.RawMessage `json:"jwk"`
+	Principal string `json:"principal,omitempty"`
+	Use       string `json:"use,omitempty" doc:"session (default) or approve"`
+	// JWK is a key for sessions; Approve is one to approve with.
+	JWK     json.RawMessage `json:"jwk,omitempty"`
+	Approve *ApproveKey     `json:"approve,omitempty"`
+	// Proof is the new approval key's own signature over its [KeyDocument], and
+	// Vouch that of one that the person already has.
+	Proof *Signature `json:"proof,omitempty"`
+	Vouch *Signature `json:"vouch,omitempty"`
 }
 
 // EnrolRequest asks for a one-time enrolment token.
@@ -117,7 +125,8 @@ type ApplyRequest struct {
 	DryRun  bool     `json:"dry_run,omitempty"`
 	// Prune deletes every object of the kinds present in Objects that Objects
 	// does not hold.
-	Prune bool `json:"prune,omitempty"`
+	Prune  bool   `json:"prune,omitempty"`
+	Reason string `json:"reason,omitempty" doc:"For those who approve the change"`
 }
 
 // Ref names an object.
@@ -130,6 +139,9 @@ type Ref struct {
 type ApplyAnswer struct {
 	Changes []Change `json:"changes"`
 	DryRun  bool     `json:"dry_run"`
+	// GrantID is set where the change waits for approvals and nothing is written yet.
+	GrantID string `json:"grant_id,omitempty"`
+	Waiting
 }
 
 // Change is what apply does to one object.
@@ -222,25 +234,28 @@ type AccessRequest struct {
 	Reason    string          `json:"reason,omitempty"`
 }
 
-// AccessAnswer is an issued credential, or a grant that waits.
+// AccessAnswer is an issued credential, or a grant that waits: then the fields
+// of [Waiting] stand in for those of the lease.
 type AccessAnswer struct {
-	Status     string      `json:"status" doc:"issued or waiting"`
-	Role       string      `json:"role"`
-	TaskID     string      `json:"task_id"`
-	GrantID    string      `json:"grant_id"`
-	LeaseID    string      `json:"lease_id"`
-	DecisionID string      `json:"decision_id"`
-	ExpiresAt  time.Time   `json:"expires_at"`
-	RenewAfter time.Time   `json:"renew_after"`
-	NotAfter   time.Time   `json:"not_after"`
-	BoundedBy  string      `json:"bounded_by" doc:"What set not_after"`
-	Renewable  bool        `json:"renewable"`
-	Scope      scope.Scope `json:"scope"`
+	Status     string    `json:"status" doc:"issued or waiting"`
+	Role       string    `json:"role"`
+	TaskID     string    `json:"task_id"`
+	GrantID    string    `json:"grant_id"`
+	LeaseID    string    `json:"lease_id,omitempty"`
+	DecisionID string    `json:"decision_id"`
+	ExpiresAt  time.Time `json:"expires_at,omitzero"`
+	RenewAfter time.Time `json:"renew_after,omitzero"`
+	NotAfter   time.Time `json:"not_after,omitzero"`
+	BoundedBy  string    `json:"bounded_by,omitempty" doc:"What set not_after"`
+	Renewable  bool      `json:"renewable"`
+	// Scope is the effective one.
+	Scope scope.Scope `json:"scope"`
 	// Replaced lists leases that this one superseded.
 	Replaced   []string          `json:"replaced"`
-	Credential map[string]string `json:"credential"`
+	Credential map[string]string `json:"credential,omitempty"`
 	// Env maps variables that the target's clients read to credential fields.
 	Env map[string]string `json:"env,omitempty"`
+	Waiting
 }
 
 // Lease is one credential's life, without the credential.

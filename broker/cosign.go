@@ -3,11 +3,9 @@ package broker
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
-	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +53,7 @@ func (a access) asks(f footing, r ruling) bool {
 func (e *Engine) common(q ledger.Query, c Caller, domain string, r ruling) (cosign.Common, error) {
 	genesis, _ := q.Genesis()
 	nonce := make([]byte, 32)
-	if _, err := rand.Read(nonce); err != nil {
+	if _, err := io.ReadFull(e.cfg.Random, nonce); err != nil {
 		return cosign.Common{}, err
 	}
 	id, err := e.newID(ledger.PrefixGrant)
@@ -377,7 +375,7 @@ func (e *Engine) ApproveGrant(ctx context.Context, c Caller, id string, in wire.
 	h := e.header(c)
 	own := g.StepUp != "" && e.isPerson(c, g.Principal)
 	if !own { // a step-up is the requester's own word, not an approval
-		r, err := e.allow(ctx, c, e.oversee(policy.ActionApprove, g))
+		r, err := e.oversee(ctx, c, policy.ActionApprove, g)
 		if err != nil {
 			return wire.Grant{}, err
 		}
@@ -403,16 +401,34 @@ func (e *Engine) isPerson(c Caller, of string) (same bool) {
 	return same
 }
 
-// oversee asks policy about a grant, by what it is for.
-func (e *Engine) oversee(action string, g ledger.Cosigned) question {
-	res := policy.Resource{Kind: "Cluster", Name: "cluster"}
-	if g.Role != "" {
-		_ = e.view(func(q ledger.Query) (err error) {
-			res, err = e.resourceOf(q, ledger.KindRole, g.Role)
-			return err
-		})
+// oversee decides whether the caller may approve, deny, review or revoke a
+// grant. Who is in a group that is asked for may, unless a policy forbids it: the
+// role, or the policy that permitted the request, names the group for just that.
+// Anybody else needs a permit; whether their signature counts is the ledger's to say.
+func (e *Engine) oversee(ctx context.Context, c Caller, action string, g ledger.Cosigned) (ruling, error) {
+	var r ruling
+	var asked bool
+	err := e.view(func(q ledger.Query) (err error) {
+		res := policy.Resource{Kind: "Grant", Name: g.ID, Owner: g.Principal, Involved: q.Involved(g)}
+		if g.Role != "" {
+			role, err := e.resourceOf(q, ledger.KindRole, g.Role)
+			if err != nil {
+				return err
+			}
+			res.Target, res.Zone, res.Type, res.Labels = role.Target, role.Zone, role.Type, role.Labels
+			res.Parents = []policy.Ref{{Kind: ledger.KindRole, Name: g.Role}}
+		}
+		asked = q.Asked(e.now().UnixMilli(), g, c.Session.Principal)
+		r, err = e.decide(q, c, question{action: action, resource: res})
+		return err
+	})
+	if err != nil {
+		return r, err
 	}
-	return question{action: action, resource: res}
+	if !r.Decision.Permit && !(asked && r.Decision.Code == policy.CodeNoPermit) {
+		return r, e.deny(ctx, c, r)
+	}
+	return r, nil
 }
 
 // DenyGrant is an approver's no; it is final for this request.
@@ -438,7 +454,7 @@ func (e *Engine) endGrant(ctx context.Context, c Caller, id, to, action, note st
 	h := e.header(c)
 	signed := slices.ContainsFunc(g.Signed, func(s ledger.Signed) bool { return s.Principal == c.Session.Principal })
 	if action != "" && !(to == ledger.GrantRevoked && signed) { // who approved may always take it back
-		r, err := e.allow(ctx, c, e.oversee(action, g))
+		r, err := e.oversee(ctx, c, action, g)
 		if err != nil {
 			return wire.Grant{}, err
 		}
@@ -475,7 +491,7 @@ func (e *Engine) ReviewGrant(ctx context.Context, c Caller, id string, in wire.R
 	if err != nil {
 		return wire.Grant{}, err
 	}
-	r, err := e.allow(ctx, c, e.oversee(policy.ActionReview, g))
+	r, err := e.oversee(ctx, c, policy.ActionReview, g)
 	if err != nil {
 		return wire.Grant{}, err
 	}
@@ -487,106 +503,4 @@ func (e *Engine) ReviewGrant(ctx context.Context, c Caller, id string, in wire.R
 	}
 	e.changed.tell()
 	return e.Grant(ctx, c, id)
-}
-
-// KeyDocument is what a new approval key signs, and who must vouch for it.
-func (e *Engine) KeyDocument(ctx context.Context, c Caller, principal string, in wire.ApproveKey) (wire.KeyDocument, error) {
-	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, nil); err != nil {
-		return wire.KeyDocument{}, err
-	}
-	key, err := approveKey(in)
-	if err != nil {
-		return wire.KeyDocument{}, err
-	}
-	var out wire.KeyDocument
-	err = e.view(func(q ledger.Query) error {
-		text, hash, err := keyDocument(q, principal, key)
-		if err != nil {
-			return fault.Wrap(err, fault.Invalid, "key_malformed", "The key cannot be registered: %v.", err)
-		}
-		out = wire.KeyDocument{Document: text, Hash: hex.EncodeToString(hash[:]), Domain: cosign.DomainKey, Vouch: q.Voucher(principal)}
-		return nil
-	})
-	return out, err
-}
-
-func keyDocument(q ledger.Query, principal string, key cosign.Key) ([]byte, cosign.Hash, error) {
-	g, _ := q.Genesis()
-	text, err := cosign.Canonical(cosign.KeyDocument{Type: cosign.DomainKey, Cluster: g.Cluster, Principal: principal, Key: key})
-	return text, cosign.Sum(cosign.DomainKey, text), err
-}
-
-// approveKey reads a key to approve with as it came in.
-func approveKey(in wire.ApproveKey) (cosign.Key, error) {
-	bad := func(format string, args ...any) error {
-		return fault.New(fault.Invalid, "key_malformed", "%s Allowed are Ed25519 and P-256, as an SSH key or a JWK.", fmt.Sprintf(format, args...))
-	}
-	switch {
-	case (in.SSH == "") == (len(in.JWK) == 0):
-		return cosign.Key{}, bad("Give one key, as ssh or as jwk.")
-	case in.SSH != "":
-		k, err := cosign.ParseSSH(in.SSH)
-		if err != nil {
-			return k, bad("The SSH key does not read: %v.", err)
-		}
-		return k, nil
-	}
-	jwk, err := publicJWK(in.JWK, "")
-	if err != nil {
-		return cosign.Key{}, err
-	}
-	k := cosign.Key{Kind: cosign.KindJWS, JWK: jwk}
-	if err := k.Check(); err != nil {
-		return k, bad("The JWK does not serve: %v.", err)
-	}
-	return k, nil
-}
-
-// addKeyToApprove registers an SSH or JWS key to approve with.
-func (e *Engine) addKeyToApprove(ctx context.Context, c Caller, in wire.AddKeyRequest) (wire.Key, error) {
-	if in.Approve == nil {
-		return wire.Key{}, fault.New(fault.Invalid, "key_missing", "Give the key to approve with in approve, as ssh or as jwk.")
-	}
-	key, err := approveKey(*in.Approve)
-	if err != nil {
-		return wire.Key{}, err
-	}
-	return e.addApproveKey(ctx, c, in.Principal, key, optional(in.Proof), optional(in.Vouch))
-}
-
-func optional(s *wire.Signature) *cosign.Signature {
-	if s == nil {
-		return nil
-	}
-	out := signature(*s)
-	return &out
-}
-
-// addApproveKey registers a key to approve with. Where the approvers must agree
-// to it, it becomes a change that waits.
-func (e *Engine) addApproveKey(ctx context.Context, c Caller, principal string, key cosign.Key, proof, vouch *cosign.Signature) (wire.Key, error) {
-	h := e.header(c)
-	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, &h); err != nil {
-		return wire.Key{}, err
-	}
-	thumb, err := cosign.Thumbprint(key.JWK)
-	if err != nil {
-		return wire.Key{}, fault.Wrap(err, fault.Invalid, "key_malformed", "The key does not read: %v.", err)
-	}
-	var voucher string
-	if err := e.view(func(q ledger.Query) error { voucher = q.Voucher(principal); return nil }); err != nil {
-		return wire.Key{}, err
-	}
-	rec := ledger.Key{Thumbprint: thumb, Principal: principal, Use: ledger.UseApprove, JWK: key.JWK, Approve: &key}
-	if voucher == ledger.VouchApprovers && vouch == nil {
-		id, err := e.askForKey(ctx, c, principal, key, proof)
-		out := wireKey(rec)
-		out.GrantID = id
-		return out, err
-	}
-	if _, err := e.commit(ctx, h, &ledger.AddKey{Key: rec, Proof: proof, Vouch: vouch}); err != nil {
-		return wire.Key{}, err
-	}
-	err = e.view(func(q ledger.Query) error { rec, _ = q.Key(thumb); return nil })
-	return wireKey(rec), err
 }

@@ -36,7 +36,7 @@ func (e *Engine) sees(q ledger.Query, c Caller, g ledger.Cosigned) bool {
 	if slices.ContainsFunc(g.Signed, func(s ledger.Signed) bool { return s.Principal == me }) {
 		return true
 	}
-	return q.MaySign(e.now().UnixMilli(), g, me) == ""
+	return q.Asked(e.now().UnixMilli(), g, me)
 }
 
 // visible returns a grant that the caller may see, its state as of now.

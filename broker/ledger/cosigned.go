@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"github.com/mayfly-broker/mayfly/broker/cosign"
@@ -207,10 +208,8 @@ func (s *state) checkRequester(c *context, r cosign.Requester) Result {
 		agent = *p.Agent
 	}
 	same := r.Instance == ses.Instance && r.Owner == p.Owner && r.Model == agent.Model && r.Version == agent.Version &&
-		r.Method == ses.Method && r.Binding == ses.Binding && r.Key == ses.Thumbprint && r.AttestedKey == ses.AttestedKey && len(r.Facts) == len(ses.Facts)
-	for k, v := range ses.Facts { // every one must be the same: order does not matter
-		same = same && r.Facts[k] == v
-	}
+		r.Method == ses.Method && r.Binding == ses.Binding && r.Key == ses.Thumbprint && r.AttestedKey == ses.AttestedKey
+	same = same && maps.Equal(r.Facts, ses.Facts)
 	if !same {
 		return refuse(CodeInvalid, "The grant document does not describe the requester as the ledger does.")
 	}

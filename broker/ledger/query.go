@@ -236,6 +236,24 @@ func (q Query) MaySign(ms int64, g Cosigned, principal string) (why string) {
 	return res.Detail
 }
 
+// Asked reports whether principal is in a group whose word is needed, be it for
+// the grant or for its review.
+func (q Query) Asked(ms int64, g Cosigned, principal string) bool {
+	needs := g.Needs
+	if g.Review != nil {
+		needs = g.Review.Needs
+	}
+	for _, m := range q.v.members(ms, needs, nil, MaxMembers) {
+		if m[principal] != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// Involved lists the persons who may not approve the grant.
+func (q Query) Involved(g Cosigned) []string { return q.v.involved(g) }
+
 // Counts says why a signature no longer counts; "" if it does.
 func (q Query) Counts(sg Signed) string { return q.v.uncounted(sg) }
 

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -85,12 +86,7 @@ func (v *view) members(now int64, needs []cosign.Need, without []string, limit i
 
 // persons returns the distinct persons among members, sorted.
 func persons(members map[string]string) []string {
-	out := make([]string, 0, len(members))
-	for _, p := range members { // sorted below
-		out = append(out, p)
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return slices.Compact(slices.Sorted(maps.Values(members)))
 }
 
 // seat fills places by people, each of whom takes one, as many as can be; it

@@ -144,7 +144,7 @@ func (c *Cluster) request(k *Call) (int, any) {
 		return 403, p
 	case "waiting":
 		return 202, map[string]any{"status": "waiting", "grant_id": "g_waiting", "hash": "abc123", "collect_before": now.Add(time.Hour), "url": Issuer + "/grants/g_waiting",
-			"needs": []map[string]any{{"group": "dba", "required": 2, "have": 0, "eligible": []string{"human:bo"}}}}
+			"needs": []map[string]any{{"group": "dba", "required": 2, "have": 0, "eligible": 3}}}
 	}
 	if old, ok := c.state.answers[k.Principal+" "+k.Idem]; ok && k.Idem != "" {
 		return 200, old

@@ -109,3 +109,21 @@ func TestEveryAttemptHasItsVector(t *testing.T) {
 		}
 	}
 }
+
+// golden compares with a file under testdata/documents.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", "documents", name)
+	if *rewrite {
+		if err := os.WriteFile(file, append(bytes.Clone(got), '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v; run: go test ./broker/cosign -run Golden -rewrite", err)
+	}
+	if !bytes.Equal(bytes.TrimSuffix(want, []byte{'\n'}), got) {
+		t.Errorf("%s is no longer the form of that document, but\n%s", file, got)
+	}
+}

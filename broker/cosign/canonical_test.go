@@ -44,6 +44,7 @@ func TestCanonicalFormOfRFC8785(t *testing.T) {
 		{`"\ufffd\uFFFF\uDBFF\uDFFF"`, "\"\ufffd\uffff\U0010ffff\""},
 		{`{"\ue000":1,"\ud800\udc00":2,"\uffff":3,"\udbff\udfff":4,"` + "\U00010000a" + `":5}`,
 			"{\"\U00010000\":2,\"\U00010000a\":5,\"\U0010ffff\":4,\"\ue000\":1,\"\uffff\":3}"},
+		{`{"\ud83d\ude01":1,"\ud83d\ude00":2,"\ud83d\ude00a":3}`, "{\"\U0001f600\":2,\"\U0001f600a\":3,\"\U0001f601\":1}"},
 		{`null`, `null`},
 		{strings.Repeat("[", 64) + strings.Repeat("]", 64), strings.Repeat("[", 64) + strings.Repeat("]", 64)},
 	} {
@@ -72,7 +73,9 @@ func TestHazard2AmbiguousDocumentsHaveNoForm(t *testing.T) {
 		{`-01`, "zero that means nothing"},
 		{`-`, "lacks its digits"},
 		{`1.`, "after its point"},
-		{`1e`, "exponent"},
+		{`1e`, "digits of its exponent"},
+		{`1e+`, "digits of its exponent"},
+		{`1.x`, "after its point"},
 		{`+1`, "value is missing"},
 		{`.5`, "value is missing"},
 		{`NaN`, "value is missing"},

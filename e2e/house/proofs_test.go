@@ -89,6 +89,7 @@ var decoders = map[string][]string{
 	"client":           {"FuzzParseEnrolment", "FuzzBaseURL"},
 	"client/keys":      {"FuzzLoad"},
 	"broker":           {"FuzzAccessRequest"},
+	"broker/cosign":    {"FuzzCanonical", "FuzzVerify", "FuzzKey"},
 	"broker/ledger":    {"FuzzDecode", "FuzzApply"},
 	"broker/api":       {"FuzzHTTP", "FuzzStrict"},
 	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},

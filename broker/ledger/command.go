@@ -119,6 +119,7 @@ var bodies = map[string]func() Body{
 	"issue_join_token":   func() Body { return new(IssueJoinToken) },
 	"admit_node":         func() Body { return new(AdmitNode) },
 	"sweep":              func() Body { return new(Sweep) },
+	"record_delivery":    func() Body { return new(RecordDelivery) },
 }
 
 // Types returns the names of all command types, sorted.

@@ -22,7 +22,7 @@ func samples() map[string]ledger.Body {
 		&ledger.Genesis{}, &ledger.ChangeObjects{}, &ledger.IssueEnrolment{}, &ledger.AddKey{}, &ledger.RemoveKey{}, &ledger.OpenSession{},
 		&ledger.EndSession{}, &ledger.StartTask{}, &ledger.HeartbeatTask{}, &ledger.EndTask{}, &ledger.RecordDecision{}, &ledger.OpenLease{},
 		&ledger.RemintLease{}, &ledger.ExtendLease{}, &ledger.EndLeases{}, &ledger.RecordWithdrawals{}, &ledger.ForceEnd{}, &ledger.Freeze{},
-		&ledger.Release{}, &ledger.IssueJoinToken{}, &ledger.AdmitNode{}, &ledger.Sweep{},
+		&ledger.Release{}, &ledger.IssueJoinToken{}, &ledger.AdmitNode{}, &ledger.Sweep{}, &ledger.RecordDelivery{},
 	} {
 		fill(reflect.ValueOf(b).Elem(), "")
 		out[b.Type()] = b

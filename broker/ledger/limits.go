@@ -21,6 +21,11 @@ const (
 	MaxFacts        = 64   // attestation facts kept with a session
 	MaxSecretBytes  = 64 << 10
 
+	MaxWebhooks        = 64 // the leader follows each by itself
+	MaxSinkGroups      = 64
+	MaxSinkURLBytes    = 2048
+	MinSinkSecretBytes = 16 // what signs must not be guessed
+
 	// DefaultPerPrincipal is the cap on live leases of one principal on one
 	// role where the role states none: far above any healthy service, far
 	// below a crash loop's 84,000 accounts (PEERS, thread hashicorp/vault#5475).

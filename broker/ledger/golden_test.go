@@ -119,6 +119,9 @@ func TestHazard2EveryCommandHasItsGoldenShape(t *testing.T) {
 			if err != nil {
 				t.Fatalf("the golden %s does not decode: %v", typ, err)
 			}
+			if got := (ledger.Entry{Public: golden}).Type(); got != typ {
+				t.Errorf("the golden %s is taken for %q", typ, got)
+			}
 			if !reflect.DeepEqual(d.Body, body) {
 				t.Errorf("the golden %s decodes to\n%+v, wanted\n%+v", typ, d.Body, body)
 			}

@@ -95,6 +95,7 @@ var decoders = map[string][]string{
 	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},
 	"broker/audit":     {"FuzzVerifyExport"},
 	"broker/identity":  {"FuzzProof", "FuzzToken", "FuzzEnrolToken", "FuzzMethod", "FuzzKeySet"},
+	"broker/notify":    {"FuzzSlackCode"},
 	"broker/policy":    {"FuzzCompile", "FuzzCases"},
 	"broker/seal":      {"FuzzParseKeyring", "FuzzParseShare"},
 	"issuers/jwt":      {"FuzzSpec", "FuzzHolderKey"},

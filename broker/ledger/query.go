@@ -274,6 +274,17 @@ func (q Query) Voucher(principal string) string { return q.v.voucher(principal) 
 // Person is the human behind a principal.
 func (q Query) Person(principal string) string { return q.v.person(principal) }
 
+// Unfinished returns the ids of grants that wait, or may still be collected.
+func (q Query) Unfinished(limit int) []string {
+	var out []string
+	q.v.Scan(bucketGrantDue, nil, nil, func(k, _ []byte) bool {
+		_, id := splitDue(k)
+		out = append(out, id)
+		return len(out) < limit
+	})
+	return out
+}
+
 // Unreviewed returns the ids of all emergencies that await their review.
 func (q Query) Unreviewed(limit int) []string {
 	var out []string

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/notify"
+	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
@@ -64,7 +65,9 @@ func (s *telling) Sinks(context.Context) (out []notify.Sink, err error) {
 }
 
 // toldTypes are the commands that may be worth telling. Others are not decoded.
-var toldTypes = []string{(&ledger.Freeze{}).Type()}
+var toldTypes = []string{
+	(&ledger.Freeze{}).Type(), (&ledger.RequestGrant{}).Type(), (&ledger.ApproveGrant{}).Type(), (&ledger.EndGrant{}).Type(),
+}
 
 // Entries implements [notify.Source].
 func (s *telling) Entries(_ context.Context, from uint64, limit int) (out []notify.Entry, next uint64, err error) {
@@ -98,6 +101,19 @@ func tell(e ledger.Entry, d ledger.Decoded) (notify.Entry, bool) {
 	switch b := d.Body.(type) {
 	case *ledger.Freeze:
 		out.Contained = &notify.Containment{Kind: b.Kind, Name: b.Name, By: d.Header.Actor.Principal, Reason: b.Reason}
+	case *ledger.RequestGrant:
+		switch {
+		case b.Change != nil:
+			out.Grant = b.Change.GrantID
+		case b.Access.Emergency: // its lease follows in the same breath
+			out.Grant, out.Type = b.Access.GrantID, (&ledger.OpenLease{}).Type()
+		default:
+			out.Grant = b.Access.GrantID
+		}
+	case *ledger.ApproveGrant:
+		out.Grant = b.GrantID
+	case *ledger.EndGrant:
+		out.Grant, out.Reason = b.GrantID, b.State
 	default:
 		return out, false
 	}
@@ -105,12 +121,49 @@ func tell(e ledger.Entry, d ledger.Decoded) (notify.Entry, bool) {
 }
 
 // Grant implements [notify.Source].
-func (s *telling) Grant(context.Context, string) (notify.View, bool, error) {
-	return notify.View{}, false, nil
+func (s *telling) Grant(_ context.Context, id string) (notify.View, bool, error) {
+	n, ok, err := s.run.engine.Notice(id)
+	if err != nil || !ok {
+		return notify.View{}, false, err
+	}
+	v := notify.View{
+		ID: n.ID, Kind: n.Kind, State: n.State, Role: n.Role, Principal: n.Principal, Purpose: n.Purpose, Reason: n.Reason,
+		Needs: needs(n.Needs), RequestedAt: n.RequestedAt, Hash: n.Hash, URL: n.URL, ApprovedSeq: n.ApprovedSeq,
+	}
+	if n.CollectBefore != nil {
+		v.CollectBefore = *n.CollectBefore
+	}
+	if r := n.Review; r != nil {
+		v.Review = &notify.Review{Due: r.Due, Done: r.Done, Needs: needs(r.Needs)}
+	}
+	return v, true, nil
+}
+
+func needs(list []wire.Need) []notify.Need {
+	var out []notify.Need
+	for _, n := range list {
+		out = append(out, notify.Need{Group: n.Group, Required: n.Required, Have: n.Have})
+	}
+	return out
 }
 
 // Pending implements [notify.Source].
-func (s *telling) Pending(context.Context, func(notify.View) bool) error { return nil }
+func (s *telling) Pending(ctx context.Context, fn func(notify.View) bool) error {
+	ids, err := s.run.engine.Unsettled()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		v, ok, err := s.Grant(ctx, id)
+		if err != nil {
+			return err
+		}
+		if ok && !fn(v) {
+			return nil
+		}
+	}
+	return nil
+}
 
 // Cursor implements [notify.Source].
 func (s *telling) Cursor(_ context.Context, sink string) (c notify.Cursor, err error) {

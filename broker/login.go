@@ -304,7 +304,12 @@ func (e *Engine) Keys(ctx context.Context, c Caller, principal string) ([]wire.K
 }
 
 func wireKey(k ledger.Key) wire.Key {
-	return wire.Key{Thumbprint: k.Thumbprint, Principal: k.Principal, Use: k.Use, JWK: k.JWK, AddedAt: at(k.AddedMS), AddedBy: k.AddedBy}
+	out := wire.Key{Thumbprint: k.Thumbprint, Principal: k.Principal, Use: k.Use, JWK: k.JWK, AddedAt: at(k.AddedMS), AddedBy: k.AddedBy}
+	if k.Approve != nil {
+		out.Kind = k.Approve.Kind
+		out.SSH, _ = k.Approve.SSH() // only an SSH key has that form
+	}
+	return out
 }
 
 // overPrincipal lets the caller act on itself; on others as policy says. It
@@ -328,6 +333,9 @@ func (e *Engine) AddKey(ctx context.Context, c Caller, in wire.AddKeyRequest) (w
 	h := e.header(c)
 	if in.Use == "" {
 		in.Use = ledger.UseSession
+	}
+	if in.Use == ledger.UseApprove {
+		return e.addKeyToApprove(ctx, c, in)
 	}
 	if err := e.overPrincipal(ctx, c, &in.Principal, policy.ActionAdminister, &h); err != nil {
 		return wire.Key{}, err

@@ -108,6 +108,7 @@ func (s *Server) build() error {
 	f.addConfiguration()
 	f.addTasks()
 	f.addLeases()
+	f.addGrants()
 	f.addOversight()
 	f.addSystem()
 	f.addOpen()

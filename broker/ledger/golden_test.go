@@ -23,6 +23,7 @@ func samples() map[string]ledger.Body {
 		&ledger.EndSession{}, &ledger.StartTask{}, &ledger.HeartbeatTask{}, &ledger.EndTask{}, &ledger.RecordDecision{}, &ledger.OpenLease{},
 		&ledger.RemintLease{}, &ledger.ExtendLease{}, &ledger.EndLeases{}, &ledger.RecordWithdrawals{}, &ledger.ForceEnd{}, &ledger.Freeze{},
 		&ledger.Release{}, &ledger.IssueJoinToken{}, &ledger.AdmitNode{}, &ledger.Sweep{},
+		&ledger.RequestGrant{}, &ledger.ApproveGrant{}, &ledger.EndGrant{}, &ledger.ReviewGrant{}, &ledger.MakeChange{},
 	} {
 		fill(reflect.ValueOf(b).Elem(), "")
 		out[b.Type()] = b

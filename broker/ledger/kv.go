@@ -51,6 +51,12 @@ const (
 	bucketLeaseDue  = "lease_due"   // ms ‖ id, open leases only
 	bucketEnding    = "ending"      // target \0 id → not before, ms
 	bucketName      = "name"        // credential name → lease id
+	bucketGrant     = "grant"       // id → Cosigned
+	bucketGrantOf   = "grant_of"    // principal \0 id, unfinished ones only
+	bucketGrantTask = "grant_task"  // task \0 id, unfinished ones only
+	bucketGrantDue  = "grant_due"   // ms ‖ id, unfinished ones only
+	bucketCooling   = "cooling"     // principal \0 role → until, ms
+	bucketReview    = "review"      // person \0 id: emergencies not yet reviewed
 	bucketCount     = "count"       // live and per-minute counters
 	bucketIdem      = "idempotency" // principal \0 key → outcome
 	bucketFrozen    = "frozen"      // kind / name → Freeze

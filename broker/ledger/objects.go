@@ -13,6 +13,10 @@ type Genesis struct {
 	// VerifierKey is the note verifier key that checkpoints are signed for.
 	VerifierKey string         `json:"verifier_key"`
 	Objects     []ObjectChange `json:"objects"` // first admins, their group, first policies
+	// Approvals is the quorum that changes of configuration need from now on;
+	// none: one administrator suffices (HAZARDS 1, ADR 11).
+	Approvals []Approval `json:"approvals,omitempty"`
+	Founders  []Founder  `json:"founders,omitempty"`
 }
 
 // Type implements [Body].
@@ -21,6 +25,9 @@ func (*Genesis) Type() string { return "genesis" }
 func (b *Genesis) apply(s *state, c *context) Result {
 	if res := s.checkChanges(c, b.Objects); !res.OK() {
 		return res
+	}
+	if err := checkApprovals("approvals", b.Approvals); err != nil {
+		return refuse(CodeInvalid, "%v.", err)
 	}
 	g := *b
 	g.Objects = nil
@@ -57,6 +64,9 @@ func (*ChangeObjects) Type() string { return "change_objects" }
 func (b *ChangeObjects) apply(s *state, c *context) Result {
 	if len(b.Changes) == 0 || len(b.Changes) > MaxObjectsPut {
 		return refuse(CodeInvalid, "One change holds 1 to %d objects.", MaxObjectsPut)
+	}
+	if res := s.checkCustody(b.Changes); !res.OK() {
+		return res
 	}
 	if res := s.checkChanges(c, b.Changes); !res.OK() {
 		return res

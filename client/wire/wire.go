@@ -72,8 +72,10 @@ type Key struct {
 	Kind       string          `json:"kind,omitempty" doc:"Of a key to approve with: passkey, ssh or jws"`
 	JWK        json.RawMessage `json:"jwk"`
 	SSH        string          `json:"ssh,omitempty" doc:"An SSH key in authorized_keys form"`
-	AddedAt    time.Time       `json:"added_at"`
-	AddedBy    string          `json:"added_by,omitempty"`
+	// GrantID is set where the key waits for approvers.
+	GrantID string    `json:"grant_id,omitempty"`
+	AddedAt time.Time `json:"added_at"`
+	AddedBy string    `json:"added_by,omitempty"`
 }
 
 // AddKeyRequest registers a key for the caller or, where policy lets it, for

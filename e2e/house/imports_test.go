@@ -37,7 +37,9 @@ var may = map[string]struct {
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},
-	"broker/ledger":            {product: []string{"broker/audit/tree", "scope"}, tests: []string{"broker/ledger/ledgertest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
+	"broker/ledger":            {product: []string{"broker/audit/tree", "broker/cosign", "scope"}, tests: []string{"broker/ledger/ledgertest", "broker/cosign/cosigntest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
+	"broker/cosign":            {tests: []string{"broker/cosign/cosigntest"}, why: "every replica runs it: pure, frozen, and of the standard library alone"},
+	"broker/cosign/cosigntest": {product: []string{"broker/cosign"}, why: "approvers with software keys, for tests"},
 	"broker/brokertest":        {product: []string{"broker/ledger", "broker/ledger/ledgertest", "broker/...", "issuers", "scope", "secret"}, why: "targets and logs in memory, for tests and simulations of the engine"},
 	"plugins":                  {why: "kinds out of process; nothing is here yet"},
 	"broker/ledger/ledgertest": {product: []string{"broker/ledger"}, why: "an in-memory ledger for tests"},
@@ -46,7 +48,7 @@ var may = map[string]struct {
 	"broker/policy":            {product: []string{"broker/fault", "scope"}, why: "decides from facts that are handed to it"},
 	"broker/seal":              {product: []string{"broker/fault", "secret"}, why: "opens and shuts; knows nothing of what it seals"},
 	"broker": {
-		product: []string{"broker/fault", "broker/ledger", "broker/identity", "broker/policy", "broker/audit", "broker/audit/tree", "client/wire", "issuers", "scope", "secret"},
+		product: []string{"broker/fault", "broker/ledger", "broker/cosign", "broker/identity", "broker/policy", "broker/audit", "broker/audit/tree", "client/wire", "issuers", "scope", "secret"},
 		tests:   []string{"broker/...", "client/keys", "issuers/..."}, why: "the engine turns requests into leases through interfaces alone",
 	},
 	"broker/node": {

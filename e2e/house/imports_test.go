@@ -22,6 +22,8 @@ var may = map[string]struct {
 	"scope":  {tests: []string{}, why: "broker, client and issuers share it, so it may need none of them"},
 
 	"client/keys":       {product: []string{"secret"}, why: "keys and proofs work without the rest of the client"},
+	"client/escape":     {why: "whoever shows text to people escapes it alike, so it may need none of them"},
+	"client/approve":    {product: []string{"client/escape", "client/wire", "scope"}, tests: []string{"broker/cosign", "client/keys"}, why: "signs what it shows; who collects the signatures is not its business"},
 	"client/wire":       {product: []string{"scope"}, why: "both ends share the shapes, so they may pull in neither end"},
 	"client/clienttest": {product: []string{"client/...", "scope", "secret"}, why: "a cluster that plays its part, for tests of what calls one"},
 	"client":            {product: []string{"client/...", "scope", "secret"}, why: "workloads import it: it must not pull in the broker"},

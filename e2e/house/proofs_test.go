@@ -87,6 +87,8 @@ func TestHazardsPageNamesTheTests(t *testing.T) {
 var decoders = map[string][]string{
 	"scope":            {"FuzzParse"},
 	"client":           {"FuzzParseEnrolment", "FuzzBaseURL"},
+	"client/approve":   {"FuzzCheck", "FuzzOpen"},
+	"client/escape":    {"FuzzLine"},
 	"client/keys":      {"FuzzLoad"},
 	"broker":           {"FuzzAccessRequest"},
 	"broker/cosign":    {"FuzzCanonical", "FuzzVerify", "FuzzKey"},

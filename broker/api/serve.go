@@ -53,7 +53,7 @@ func (s *Server) check(c *call, w http.ResponseWriter, r *http.Request) error {
 	if err := checkQuery(r.URL); err != nil {
 		return err
 	}
-	if c.route.access == needSession || c.route.access == needKey || c.route.place != hereOnly {
+	if c.route.access == needSession || c.route.access == needKey || c.route.access == needClient || c.route.place != hereOnly {
 		broker, err := s.cfg.Engine()
 		if err != nil {
 			return err
@@ -76,7 +76,7 @@ func (s *Server) check(c *call, w http.ResponseWriter, r *http.Request) error {
 func (s *Server) pace(c *call) error {
 	var limit *perAddress
 	switch c.route.access {
-	case needKey:
+	case needKey, needClient:
 		limit = s.throttle.logins
 		if !c.forwarded && s.throttle.failures.spent(c.address) {
 			limit = s.throttle.failures
@@ -119,6 +119,9 @@ func checkQuery(u *url.URL) error {
 // decodes or forwards it.
 func readBody(c *call, w http.ResponseWriter, r *http.Request) error {
 	rt := c.route
+	if rt.form {
+		return readForm(c, w, r)
+	}
 	body, err := readLimited(w, r, rt.limit())
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ var decoders = map[string][]string{
 	"client/keys":      {"FuzzLoad"},
 	"broker":           {"FuzzAccessRequest"},
 	"broker/ledger":    {"FuzzDecode", "FuzzApply"},
-	"broker/api":       {"FuzzHTTP", "FuzzStrict"},
+	"broker/api":       {"FuzzHTTP", "FuzzStrict", "FuzzTokenForm"},
 	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},
 	"broker/audit":     {"FuzzVerifyExport"},
 	"broker/identity":  {"FuzzProof", "FuzzToken", "FuzzEnrolToken", "FuzzMethod", "FuzzKeySet"},

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker/api"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/client/keys"
@@ -135,6 +136,20 @@ func TestSessionAuthenticatesToo(t *testing.T) {
 	thief := tc.newClient(t, "", "")
 	thief.token = sesame
 	oauthRefused(t, w.post(thief, n, "/oauth/token", with("grant_type", clientCC, "audience", "orders/readonly")), 401, "invalid_client")
+}
+
+func TestGuessingAtTheTokenEndpointIsSlowedAndNeighboursAreNot(t *testing.T) {
+	tc, w := oauthNodes(t, 1, func(c *api.Config) { c.Limits.Failures = 0.1 }) // a burst of 2
+	n, c, good := tc.nodes[0], tc.newClient(t, "", "dpop"), tc.newClient(t, sesame, "dpop")
+	for range 2 {
+		oauthRefused(t, w.post(c, n, "/oauth/token", w.asClient(c, with("grant_type", clientCC))), 401, "invalid_client")
+	}
+	if r := w.post(c, n, "/oauth/token", w.asClient(c, with("grant_type", clientCC))); r.header.Get("Retry-After") == "" {
+		t.Fatal("no Retry-After")
+	} else {
+		oauthRefused(t, r, 429, "temporarily_unavailable")
+	}
+	oauthOK(t, w.post(good, n, "/oauth/token", with("grant_type", clientCC, "audience", "orders/readonly")))
 }
 
 func TestAssertionsThatAreRefused(t *testing.T) {

@@ -54,6 +54,8 @@ func (s *Server) introspect(ctx context.Context, c *call, _ *http.Request) (any,
 			return introspection{}, nil
 		case err != nil:
 			return nil, err
+		case ses.Binding != schemeDPoP && ses.Binding != schemeMTLS: // of a browser: no token for APIs
+			return introspection{}, nil
 		}
 		return s.sessionState(ses), nil
 	}

@@ -48,6 +48,10 @@ func TestIntrospectionOfSessions(t *testing.T) {
 			t.Fatalf("%s: %v", token, got)
 		}
 	}
+	tc.newClient(t, sesame, "cookie")
+	if got := introspect(t, w, c, n, sesame); len(got) != 1 || got["active"] != false {
+		t.Fatalf("%v", got)
+	}
 	oauthRefused(t, w.post(c, n, "/oauth/introspect", with("token", out.AccessToken)), 401, "invalid_client")
 	oauthRefused(t, w.post(c, n, "/oauth/introspect", w.asClient(c, with())), 400, "invalid_request")
 	if w.opened != w.ended+1 {

@@ -47,7 +47,7 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request, handle
 // check does all that must hold before a handler runs. It sets c.elsewhere for
 // what the leader must answer.
 func (s *Server) check(c *call, w http.ResponseWriter, r *http.Request) error {
-	if err := s.pace(c); err != nil {
+	if err := s.pace(c, r); err != nil {
 		return err
 	}
 	if err := checkQuery(r.URL); err != nil {
@@ -73,9 +73,13 @@ func (s *Server) check(c *call, w http.ResponseWriter, r *http.Request) error {
 }
 
 // pace limits what one address may ask without a session.
-func (s *Server) pace(c *call) error {
+func (s *Server) pace(c *call, r *http.Request) error {
 	var limit *perAddress
-	switch c.route.access {
+	access := c.route.access
+	if access == needClient && len(r.Header.Values("Authorization")) > 0 {
+		access = needSession
+	}
+	switch access {
 	case needKey, needClient:
 		limit = s.throttle.logins
 		if !c.forwarded && s.throttle.failures.spent(c.address) {

@@ -93,7 +93,7 @@ var decoders = map[string][]string{
 	"broker":           {"FuzzAccessRequest"},
 	"broker/cosign":    {"FuzzCanonical", "FuzzVerify", "FuzzKey"},
 	"broker/ledger":    {"FuzzDecode", "FuzzApply"},
-	"broker/api":       {"FuzzHTTP", "FuzzStrict"},
+	"broker/api":       {"FuzzHTTP", "FuzzStrict", "FuzzTokenForm"},
 	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},
 	"broker/audit":     {"FuzzVerifyExport"},
 	"broker/identity":  {"FuzzProof", "FuzzToken", "FuzzEnrolToken", "FuzzMethod", "FuzzKeySet"},

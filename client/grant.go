@@ -258,15 +258,3 @@ func overError(g wire.Grant) error {
 	e.Problem.DecisionID = g.DecisionID
 	return e
 }
-
-// AddedKey is a key that was registered; with GrantID set it waits for
-// approvers, and is good once that grant was collected.
-type AddedKey struct {
-	wire.Key
-	GrantID string `json:"grant_id,omitempty"`
-}
-
-// AddApproveKey registers a key to approve with.
-func (c *Client) AddApproveKey(ctx context.Context, in wire.AddKeyRequest) (AddedKey, error) {
-	return post[AddedKey](ctx, c, "/keys", in)
-}

@@ -365,6 +365,9 @@ func (q Query) Endings(target string, fn func(Ending) bool) {
 // LiveCount returns how many leases principal holds on role.
 func (q Query) LiveCount(principal, role string) int { return q.v.count("p", principal, role) }
 
+// Delivery returns how far a webhook has come; false for what is none.
+func (q Query) Delivery(sink string) (Delivery, bool) { return q.v.delivery(sink) }
+
 // Entry returns one recorded command.
 func (q Query) Entry(seq uint64) (Entry, bool) {
 	b := q.v.Get(bucketEntry, beUint(seq))

@@ -231,7 +231,7 @@ func (c *Cluster) Enrolment(principal string) string {
 func (c *Cluster) AcceptEnrolment(token, principal string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state.enrolments[token] = principal
+	c.state.enrolments[presented(token)] = principal
 }
 
 // Open returns the leases that are open.

@@ -30,7 +30,6 @@ const (
 type grant struct {
 	wire.Grant
 	body json.RawMessage // of a change
-	task string
 }
 
 // Waiting is what a request for it is answered with.

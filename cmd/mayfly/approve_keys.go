@@ -173,7 +173,7 @@ func (s *shell) addApproveKey(c *cli.Context, cl *client.Client, file string) er
 			return err
 		}
 	}
-	a, err := cl.AddApproveKey(c.Context, in)
+	a, err := cl.AddKey(c.Context, in)
 	if err != nil {
 		return err
 	}
@@ -183,10 +183,10 @@ func (s *shell) addApproveKey(c *cli.Context, cl *client.Client, file string) er
 	return s.showKey(a, false)
 }
 
-func (s *shell) showKey(a client.AddedKey, waits bool) error {
+func (s *shell) showKey(a wire.Key, waits bool) error {
 	return s.show(a, func(p *page) {
 		if !waits {
-			keyTable(p, []wire.Key{a.Key})
+			keyTable(p, []wire.Key{a})
 		}
 	})
 }

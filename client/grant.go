@@ -42,12 +42,13 @@ const (
 // GrantFilter narrows a list of grants. The zero value is everything the caller
 // may see.
 type GrantFilter struct {
-	Mine    bool   // asked for by the caller
-	Pending bool   // waiting for approvals that the caller could give
-	Overdue bool   // emergencies whose review is late
-	State   string // one of wire's GrantWaiting and its like
-	Limit   int    // of one page; 0 leaves it to the broker
-	After   string // the last id of the page before
+	Mine      bool   // asked for by the caller
+	Pending   bool   // waiting for somebody: for approvals, or for a review
+	Overdue   bool   // emergencies whose review is late
+	State     string // one of wire's GrantWaiting and its like
+	Principal string // who asked
+	Limit     int    // of one page; 0 leaves it to the broker
+	After     string // the last id of the page before
 }
 
 func (f GrantFilter) query() string {
@@ -61,7 +62,7 @@ func (f GrantFilter) query() string {
 	if f.Limit > 0 {
 		limit = strconv.Itoa(f.Limit)
 	}
-	return query("mine", yes(f.Mine), "pending", yes(f.Pending), "overdue", yes(f.Overdue), "state", f.State, "limit", limit, "after", f.After)
+	return query("mine", yes(f.Mine), "pending", yes(f.Pending), "overdue", yes(f.Overdue), "state", f.State, "principal", f.Principal, "limit", limit, "after", f.After)
 }
 
 func grantPath(id string) string { return "/grants/" + url.PathEscape(id) }

@@ -202,6 +202,16 @@ func openJWK(data []byte, where string) (Signer, error) {
 	if jwk.IsPublic() {
 		return nil, refuse(CodeKey, nil, "%s holds a public JWK; the private one signs", escape.Line(where))
 	}
+	return jwsOf(jwk, where)
+}
+
+// FromEd25519 signs as a JWK of that key would: for the key that a first
+// approver's enrolment leaves. Where names it to people.
+func FromEd25519(private ed25519.PrivateKey, where string) (Signer, error) {
+	return jwsOf(jose.JSONWebKey{Key: private}, where)
+}
+
+func jwsOf(jwk jose.JSONWebKey, where string) (Signer, error) {
 	key, err := jwsKey(jwk.Public(), where)
 	if err != nil {
 		return nil, err

@@ -220,7 +220,7 @@ func (c *Cluster) listGrants(q url.Values, k *Call) []wire.Grant {
 	}
 	return slices.DeleteFunc(out, func(g wire.Grant) bool {
 		return q.Get("mine") != "" && g.Principal != k.Principal || q.Get("pending") != "" && (g.State != wire.GrantWaiting || g.Principal == k.Principal) ||
-			q.Get("overdue") != "" && (g.Review == nil || !g.Review.Overdue) || q.Get("state") != "" && g.State != q.Get("state") || q.Get("after") != ""
+			q.Get("overdue") != "" && (g.Review == nil || !g.Review.Overdue) || q.Get("state") != "" && g.State != q.Get("state") || q.Get("principal") != "" && g.Principal != q.Get("principal") || q.Get("after") != ""
 	})
 }
 

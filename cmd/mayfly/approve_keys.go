@@ -168,19 +168,52 @@ func (s *shell) addApproveKey(c *cli.Context, cl *client.Client, file string) er
 	}
 	key := signer.Key().ApproveKey
 	in := wire.AddKeyRequest{Principal: principal, Use: useApprove, Approve: &key, Proof: &proof}
-	if doc.Vouch == "key" {
-		if in.Vouch, err = s.vouch(c, cl, signer, hash); err != nil {
-			return err
-		}
+	founder := false
+	switch doc.Vouch {
+	case "key":
+		in.Vouch, err = s.vouch(c, cl, signer, hash)
+	case "approvers":
+		in.Vouch, err = s.founderVouch(cl, principal, hash)
+		founder = in.Vouch != nil
+	}
+	if err != nil {
+		return err
 	}
 	a, err := cl.AddKey(c.Context, in)
 	if err != nil {
 		return err
 	}
+	if founder { // what came with the enrolment has served
+		if err := cl.Home().ForgetVoucher(); err != nil {
+			return err
+		}
+	}
 	if a.GrantID != "" {
 		return s.changeWaits(c, cl, a.GrantID, nil, func(waits bool) error { return s.showKey(a, waits) })
 	}
 	return s.showKey(a, false)
+}
+
+// founderVouch signs with what a first approver's enrolment left in the home;
+// nil where it left nothing: then others approve.
+func (s *shell) founderVouch(cl *client.Client, principal string, hash [32]byte) (*wire.Signature, error) {
+	if principal != "" || cl.Home() == nil {
+		return nil, nil
+	}
+	private, err := cl.Home().Voucher()
+	if err != nil || private == nil {
+		return nil, err
+	}
+	signer, err := approve.FromEd25519(private, "the enrolment")
+	if err != nil {
+		return nil, err
+	}
+	sig, err := signer.Sign(approve.DomainKey, hash)
+	if err != nil {
+		return nil, err
+	}
+	s.notice("the enrolment as a first approver vouches for it")
+	return &sig, nil
 }
 
 func (s *shell) showKey(a wire.Key, waits bool) error {

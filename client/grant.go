@@ -33,7 +33,8 @@ const (
 	CodeSelfApproval     = "self_approval"
 	CodeAlreadyApproved  = "already_approved"
 	CodeNotEligible      = "not_eligible"
-	CodeGrantOver        = "grant_over"    // denied, cancelled, expired, void, revoked or used up
+	CodeGrantOver        = "grant_over"    // denied, cancelled, expired, revoked or used up
+	CodeGrantVoid        = "grant_void"    // what it rested on has changed
 	CodeHashMismatch     = "hash_mismatch" // what was signed is not what is there
 	CodeStepUpRequired   = "step_up_required"
 	CodeCoolingDown      = "cooling_down"
@@ -155,7 +156,7 @@ const (
 // AwaitAndCollect waits until a grant is approved and collects it. Nodes that
 // are away, and leaders that change, are waited out as long as ctx lives; its
 // end is ctx's error, and the grant goes on waiting. A grant that ended instead
-// is an *[Error] with [CodeGrantOver]. Watch, where given, hears of each version.
+// is an *[Error] with [CodeGrantOver] or [CodeGrantVoid]. Watch, where given, hears of each version.
 func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.CollectRequest, watch func(wire.Grant)) (Access, error) {
 	var version uint64
 	for first := true; ; first = false {
@@ -235,18 +236,18 @@ func (c *Client) collect(ctx context.Context, id string, in wire.CollectRequest)
 
 // overError says how a grant ended that was waited for.
 func overError(g wire.Grant) error {
-	kind, how := KindConflict, "has ended"
+	code, how := CodeGrantOver, "has ended"
 	switch g.State {
 	case wire.GrantDenied:
-		kind, how = KindDenied, "was denied"
+		how = "was denied"
 	case wire.GrantRevoked:
-		kind, how = KindDenied, "was revoked"
+		how = "was revoked"
 	case wire.GrantCancelled:
 		how = "was cancelled"
 	case wire.GrantExpired:
 		how = "was not approved, or not collected, in time"
 	case wire.GrantVoid:
-		how = "is void: what it rested on has changed; ask again"
+		code, how = CodeGrantVoid, "is void: what it rested on has changed; ask again"
 	}
 	detail := fmt.Sprintf("The grant %s", how)
 	if g.EndedBy != "" {
@@ -255,7 +256,7 @@ func overError(g wire.Grant) error {
 	if g.EndReason != "" {
 		detail += fmt.Sprintf(" (%s)", g.EndReason)
 	}
-	e := newError(kind, CodeGrantOver, "%s.", detail)
+	e := newError(KindDenied, code, "%s.", detail)
 	e.Problem.DecisionID = g.DecisionID
 	return e
 }

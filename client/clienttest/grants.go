@@ -259,7 +259,7 @@ func (c *Cluster) collect(g *grant, k *Call) (int, any) {
 		return c.waiting(g, g.Role)
 	case wire.GrantApproved:
 	default:
-		return 409, problem(409, "conflict", "grant_over", "The grant is "+g.State+".")
+		return 403, problem(403, "denied", "grant_over", "The grant is "+g.State+".")
 	}
 	defer c.touch(g)
 	if g.Kind == wire.GrantChange {

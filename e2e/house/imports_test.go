@@ -42,17 +42,23 @@ var may = map[string]struct {
 	"broker/audit":             {product: []string{"broker/audit/tree", "broker/fault"}, why: "offline verification must not need a broker"},
 	"broker/identity":          {product: []string{"broker/fault", "secret"}, tests: []string{"client/keys"}, why: "says who calls, not what they may"},
 	"broker/policy":            {product: []string{"broker/fault", "scope"}, why: "decides from facts that are handed to it"},
+	"broker/cosign":            {why: "every replica checks with it: pure, and the standard library's alone"},
 	"broker/seal":              {product: []string{"broker/fault", "secret"}, why: "opens and shuts; knows nothing of what it seals"},
 	"broker": {
-		product: []string{"broker/fault", "broker/ledger", "broker/identity", "broker/policy", "broker/audit", "broker/audit/tree", "client/wire", "issuers", "scope", "secret"},
+		product: []string{"broker/fault", "broker/ledger", "broker/identity", "broker/policy", "broker/audit", "broker/audit/tree", "broker/cosign", "client/wire", "issuers", "scope", "secret"},
 		tests:   []string{"broker/...", "client/keys", "issuers/..."}, why: "the engine turns requests into leases through interfaces alone",
 	},
 	"broker/node": {
 		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
 		tests:   []string{"broker/...", "client/...", "issuers/...", "scope"}, why: "the one place that ties engine, seal and store together",
 	},
+	"broker/api/console": {
+		product: []string{"broker", "broker/cosign", "broker/fault", "broker/ledger", "client/wire", "scope", "secret"},
+		tests:   []string{"broker/api/console/consoletest"}, why: "shows people what the engine says, and hands it what they sign",
+	},
+	"broker/api/console/consoletest": {product: []string{"broker", "broker/api/console", "broker/cosign", "broker/fault", "broker/ledger", "client/wire", "scope", "secret"}, why: "a broker that plays its part, for tests and pictures of the console"},
 	"broker/api": {
-		product: []string{"broker", "broker/fault", "broker/identity", "broker/ledger", "client/wire", "scope", "secret"},
+		product: []string{"broker", "broker/api/console", "broker/fault", "broker/identity", "broker/ledger", "client/wire", "scope", "secret"},
 		tests:   []string{"broker/node", "client/..."}, why: "decodes, calls the broker, encodes",
 	},
 
@@ -142,6 +148,8 @@ var owns = map[string][]string{
 	"github.com/cloudflare/circl":          {"broker/seal"},
 	"golang.org/x/crypto/chacha20poly1305": {"broker/seal"},
 	"github.com/coreos/go-oidc/v3":         {"broker/identity"},
+	"github.com/go-webauthn/webauthn":      {"broker"},
+	"github.com/chromedp/chromedp":         {}, // drives a browser, for tests and pictures
 	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
 	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},

@@ -88,7 +88,7 @@ var decoders = map[string][]string{
 	"scope":            {"FuzzParse"},
 	"client":           {"FuzzParseEnrolment", "FuzzBaseURL"},
 	"client/keys":      {"FuzzLoad"},
-	"broker":           {"FuzzAccessRequest"},
+	"broker":           {"FuzzAccessRequest", "FuzzPasskey"},
 	"broker/ledger":    {"FuzzDecode", "FuzzApply"},
 	"broker/api":       {"FuzzHTTP", "FuzzStrict"},
 	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},

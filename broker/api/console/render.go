@@ -30,6 +30,7 @@ type page struct {
 	Waiting int
 	Ends    time.Time // of the session
 	Now     time.Time
+	Size    uint64 // of the ledger that the page shows, at least
 	// Notice is what was just done, Problem what went wrong.
 	Notice  string
 	Problem *fault.Error
@@ -82,6 +83,7 @@ func functions(clock func() time.Time) template.FuncMap {
 		"dots":   dots,
 		"words":  func(s string) string { return strings.ReplaceAll(s, "_", " ") },
 		"target": func(role string) string { t, _, _ := strings.Cut(role, "/"); return t },
+		"num":    thousands,
 		"alarms": alarms,
 		"soon":   func(t *time.Time) bool { return t.Sub(clock()) < 15*time.Minute },
 		"dur":    func(d ledger.Duration) string { return span(time.Duration(d)) },
@@ -98,6 +100,15 @@ func short(id string) string {
 		return id[:6] + "…" + id[len(id)-6:]
 	}
 	return id
+}
+
+// thousands writes a number so that its size is seen.
+func thousands(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }
 
 // dict makes a template's arguments: name, value, name, value …
@@ -152,6 +163,7 @@ func (s *Console) render(w http.ResponseWriter, r *http.Request, v *visitor, sta
 		p.Path = path.Dir(r.URL.Path)
 	}
 	if v != nil && v.me != nil {
+		p.Size = v.size
 		p.Me, p.CSRF, p.Ends = v.me, v.csrf(), v.me.ExpiresAt
 		if waiting, err := v.engine.Grants(r.Context(), v.caller, GrantFilter{Pending: true, Limit: maxBadge}); err == nil {
 			p.Waiting = len(waiting)

@@ -38,6 +38,9 @@ type visitor struct {
 	token  secret.Text
 	// me is nil for whoever has not signed in.
 	me *wire.Whoami
+	// size is the ledger's before anything was read for the page: what comes
+	// later may be missing there, and the page's stream tells of it.
+	size uint64
 }
 
 // signedIn reports whether there is a session.
@@ -69,7 +72,7 @@ func (s *Console) visitor(r *http.Request) (*visitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &visitor{engine: engine}
+	v := &visitor{engine: engine, size: s.cfg.Node.Status().Size}
 	v.caller.Address = clientIP(r)
 	cookies := r.CookiesNamed(cookieSession)
 	if len(cookies) != 1 || cookies[0].Value == "" || len(cookies[0].Value) > maxToken {

@@ -202,14 +202,19 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden && ag
 
 if ($("main [data-live]") && document.body.classList.contains("in")) {
   const stream = new EventSource("/live");
-  let size = null;
+  let size = document.documentElement.dataset.size;
   stream.addEventListener("size", (event) => {
-    if (size !== null && size !== event.data) later();
+    if (size !== event.data) later();
     size = event.data;
   });
   stream.addEventListener("ended", () => { stream.close(); location.assign("/signin?done=ended"); });
   window.addEventListener("pagehide", () => stream.close());
 }
+
+// ——— on a phone the sections stand in a row: show the one that is open
+
+const current = $(".side nav [aria-current]");
+if (current) current.parentElement.scrollLeft = current.offsetLeft - current.parentElement.clientWidth / 2 + current.clientWidth / 2;
 
 // ——— keys
 

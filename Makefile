@@ -24,14 +24,14 @@ export GOFLAGS := -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS))
 
 .PHONY: help
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## bin/mayfly: static, reproducible from the commit
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o bin/mayfly ./cmd/mayfly
 
 .PHONY: setup
-setup: ## install what the tests need, if it is missing (PostgreSQL)
+setup: ## install what the tests need, if it is missing (PostgreSQL, Chromium)
 	@scripts/setup
 
 .PHONY: demo
@@ -66,6 +66,10 @@ fuzz: ## every fuzz target for FUZZTIME each; FUZZ=Regexp picks some
 .PHONY: bench
 bench: setup build ## the benchmark table, as ratios against raw limits of this machine
 	@go run ./e2e/bench
+
+.PHONY: screenshots
+screenshots: setup ## pictures of every page of the console, in .cache/screens
+	@go run ./e2e/screens
 
 .PHONY: race
 race: setup ## tests without e2e under the race detector (needs a C compiler)

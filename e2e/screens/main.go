@@ -75,7 +75,7 @@ func empties() []shot {
 }
 
 func main() {
-	out := flag.String("out", "build/screens", "directory for the pictures")
+	out := flag.String("out", ".cache/screens", "directory for the pictures")
 	only := flag.String("only", "", "part of the names of those to take")
 	flag.Parse()
 	if err := run(*out, *only); err != nil {

@@ -111,6 +111,9 @@ func (s *Server) build() error {
 	f.addOversight()
 	f.addSystem()
 	f.addOpen()
+	if err := f.addConsole(); err != nil {
+		return err
+	}
 	doc, err := f.document()
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ func (s *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, nil, err)
 		return
 	}
-	if arrived(r) {
+	if Arrived(r) {
 		s.render(w, r, nil, http.StatusOK, "bounce", page{Title: "Mayfly", Body: r.URL.RequestURI()})
 		return
 	}
@@ -116,7 +116,7 @@ func (s *Console) admit(r *http.Request) error {
 	case http.MethodPost:
 		return s.checkOrigin(r)
 	case http.MethodGet, http.MethodHead:
-		if r.Header.Get("Sec-Fetch-Site") == "cross-site" && !arrived(r) && !strings.HasPrefix(r.URL.Path, "/assets/") {
+		if r.Header.Get("Sec-Fetch-Site") == "cross-site" && !Arrived(r) && !strings.HasPrefix(r.URL.Path, "/assets/") {
 			return fault.New(fault.Denied, "foreign_origin", "Requests from other sites are refused.")
 		}
 		return nil
@@ -124,10 +124,10 @@ func (s *Console) admit(r *http.Request) error {
 	return &fault.Error{Kind: fault.Invalid, Code: "method_not_allowed", Detail: "A page is read with GET and changed with POST."}
 }
 
-// arrived says whether somebody followed a link from another site. The browser
+// Arrived says whether somebody followed a link from another site. The browser
 // then keeps the session's cookie back; the page that answers loads itself once
 // more, and by then it is this site that asks.
-func arrived(r *http.Request) bool {
+func Arrived(r *http.Request) bool {
 	h := r.Header
 	return r.Method == http.MethodGet && h.Get("Sec-Fetch-Site") == "cross-site" && h.Get("Sec-Fetch-Mode") == "navigate" && h.Get("Sec-Fetch-Dest") == "document"
 }

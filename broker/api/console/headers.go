@@ -28,11 +28,6 @@ func harden(h http.Header) {
 	h.Del("DPoP-Nonce")
 }
 
-// Headers names what [Console] sets on every answer, for whoever passes a
-// request on and must not set it twice.
-var Headers = []string{"Content-Security-Policy", "X-Frame-Options", "X-Content-Type-Options", "Referrer-Policy",
-	"Cross-Origin-Opener-Policy", "Cross-Origin-Resource-Policy", "Permissions-Policy", "Cache-Control"}
-
 // origins maps the hosts under which the console is reached to their origins.
 func origins(urls []string) (map[string]string, error) {
 	out := map[string]string{}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/policy"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -13,7 +14,7 @@ import (
 
 // GrantFilter narrows a list of grants.
 type GrantFilter struct {
-	Mine bool // asked for by the caller
+	Mine bool // asked for by the caller, or by what the caller owns
 	// Pending: waiting for somebody. Overdue: emergencies whose review is late.
 	Pending, Overdue bool
 	State, Principal string
@@ -59,7 +60,7 @@ func (e *Engine) Grants(_ context.Context, c Caller, f GrantFilter) ([]wire.Gran
 	err := e.view(func(q ledger.Query) error {
 		q.CosignedGrants(f.After, func(g ledger.Cosigned) bool {
 			if e.sees(q, c, g) {
-				if w := e.wireGrant(q, c, g); f.takes(w, c) {
+				if w := e.wireGrant(q, c, g); f.takes(q, w, c) {
 					out = append(out, w)
 				}
 			}
@@ -71,7 +72,7 @@ func (e *Engine) Grants(_ context.Context, c Caller, f GrantFilter) ([]wire.Gran
 		all := e.mayReadGrants(q, c)
 		q.Leases(leaseAfter(f.After), func(l ledger.Lease) bool {
 			if _, own := q.Cosigned(l.Grant.ID); !own && (all || l.Grant.Principal == c.Session.Principal) {
-				if w := plainGrant(l); f.takes(w, c) {
+				if w := plainGrant(l); f.takes(q, w, c) {
 					out = append(out, w)
 				}
 			}
@@ -99,9 +100,10 @@ func leaseAfter(grant string) string {
 	return ledger.PrefixLease + ledger.BareID(grant)
 }
 
-func (f GrantFilter) takes(g wire.Grant, c Caller) bool {
+func (f GrantFilter) takes(q ledger.Query, g wire.Grant, c Caller) bool {
+	me := c.Session.Principal
 	switch {
-	case f.Mine && g.Principal != c.Session.Principal:
+	case f.Mine && g.Principal != me && q.Person(g.Principal) != me:
 		return false
 	case f.Pending && g.State != wire.GrantWaiting && (g.Review == nil || g.Review.Done):
 		return false
@@ -156,6 +158,53 @@ func (e *Engine) AwaitGrant(ctx context.Context, c Caller, id string, version ui
 			}
 		}
 	}
+}
+
+// previousFor is how far back a requester's earlier grants are looked for.
+const (
+	previousFor = 30 * 24 * time.Hour
+	maxPrevious = 20_000
+)
+
+// Previous returns what the requester of a grant was last given on the same role,
+// in the last thirty days.
+func (e *Engine) Previous(_ context.Context, c Caller, id string) (out wire.Grant, err error) {
+	g, err := e.visible(c, id)
+	if err != nil {
+		return out, err
+	}
+	since, err := ledger.NewID(ledger.PrefixLease, at(g.RequestedMS).Add(-previousFor), e.cfg.Random)
+	if err != nil {
+		return out, err
+	}
+	err = e.view(func(q ledger.Query) error {
+		looked := 0
+		q.Leases(since, func(l ledger.Lease) bool {
+			looked++
+			if l.Grant.Principal == g.Principal && l.Grant.Role == g.Role && l.Grant.ID != g.ID && l.OpenedMS < g.RequestedMS {
+				out = plainGrant(l)
+			}
+			return looked < maxPrevious && l.OpenedMS < g.RequestedMS
+		})
+		if out.ID == "" {
+			return fault.New(fault.NotFound, "nothing_before", "%s was given nothing on %s in the last thirty days.", g.Principal, g.Role)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// ReviewHash is what a reviewer of that verdict and note signs, in hex.
+func (e *Engine) ReviewHash(_ context.Context, c Caller, id, verdict, note string) (hash string, err error) {
+	g, err := e.visible(c, id)
+	if err != nil {
+		return "", err
+	}
+	err = e.view(func(q ledger.Query) error {
+		hash, err = q.ReviewHash(g, verdict, note)
+		return err
+	})
+	return hash, err
 }
 
 // plainGrant is a grant that stands inside its lease.

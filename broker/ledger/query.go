@@ -220,6 +220,11 @@ func (q Query) ReviewQuorum(ms int64, g Cosigned) (have, eligible []int) {
 	return have, eligible
 }
 
+// ReviewHash is what a reviewer of that verdict and note signs, in hex.
+func (q Query) ReviewHash(g Cosigned, verdict, note string) (string, error) {
+	return reviewHash(q.v.clusterID(), g, verdict, note)
+}
+
 // MaySign says why principal could not sign the grant now; "" if it could. For
 // an emergency the question is about its review.
 func (q Query) MaySign(ms int64, g Cosigned, principal string) (why string) {

@@ -56,8 +56,13 @@ var may = map[string]struct {
 		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/notify", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
 		tests:   []string{"broker/...", "client/...", "issuers/...", "scope"}, why: "the one place that ties engine, seal and store together",
 	},
+	"broker/api/console": {
+		product: []string{"broker", "broker/cosign", "broker/fault", "broker/ledger", "client/wire", "scope", "secret"},
+		tests:   []string{"broker/api/console/consoletest"}, why: "shows people what the engine says, and hands it what they sign",
+	},
+	"broker/api/console/consoletest": {product: []string{"broker", "broker/api/console", "broker/cosign", "broker/fault", "broker/ledger", "client/wire", "scope", "secret"}, why: "a broker that plays its part, for tests and pictures of the console"},
 	"broker/api": {
-		product: []string{"broker", "broker/fault", "broker/identity", "broker/ledger", "client/wire", "scope", "secret"},
+		product: []string{"broker", "broker/api/console", "broker/fault", "broker/identity", "broker/ledger", "client/wire", "scope", "secret"},
 		tests:   []string{"broker/node", "client/..."}, why: "decodes, calls the broker, encodes",
 	},
 
@@ -147,6 +152,8 @@ var owns = map[string][]string{
 	"github.com/cloudflare/circl":          {"broker/seal"},
 	"golang.org/x/crypto/chacha20poly1305": {"broker/seal"},
 	"github.com/coreos/go-oidc/v3":         {"broker/identity"},
+	"github.com/go-webauthn/webauthn":      {"broker"},
+	"github.com/chromedp/chromedp":         {}, // drives a browser, for tests and pictures
 	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
 	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},

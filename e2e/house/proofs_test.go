@@ -90,7 +90,7 @@ var decoders = map[string][]string{
 	"client/approve":   {"FuzzCheck", "FuzzOpen"},
 	"client/escape":    {"FuzzLine"},
 	"client/keys":      {"FuzzLoad"},
-	"broker":           {"FuzzAccessRequest"},
+	"broker":           {"FuzzAccessRequest", "FuzzPasskey"},
 	"broker/cosign":    {"FuzzCanonical", "FuzzVerify", "FuzzKey"},
 	"broker/ledger":    {"FuzzDecode", "FuzzApply"},
 	"broker/api":       {"FuzzHTTP", "FuzzStrict", "FuzzTokenForm"},

@@ -85,21 +85,22 @@ func TestHazardsPageNamesTheTests(t *testing.T) {
 // targets that feed them. "Outside" is the network, files that a person or a
 // disk may have changed, and targets' answers.
 var decoders = map[string][]string{
-	"scope":            {"FuzzParse"},
-	"client":           {"FuzzParseEnrolment", "FuzzBaseURL"},
-	"client/keys":      {"FuzzLoad"},
-	"broker":           {"FuzzAccessRequest"},
-	"broker/ledger":    {"FuzzDecode", "FuzzApply"},
-	"broker/api":       {"FuzzHTTP", "FuzzStrict"},
-	"cmd/mayfly":       {"FuzzEscapes", "FuzzLoad"},
-	"broker/audit":     {"FuzzVerifyExport"},
-	"broker/identity":  {"FuzzProof", "FuzzToken", "FuzzEnrolToken", "FuzzMethod", "FuzzKeySet"},
-	"broker/policy":    {"FuzzCompile", "FuzzCases"},
-	"broker/seal":      {"FuzzParseKeyring", "FuzzParseShare"},
-	"issuers/jwt":      {"FuzzSpec", "FuzzHolderKey"},
-	"issuers/postgres": {"FuzzCompile", "FuzzMark"},
-	"issuers/x509":     {"FuzzCSR", "FuzzSpecAndScope"},
-	"raftstore":        {"FuzzReadStream", "FuzzDecodeJoin", "FuzzFrames", "FuzzDecodeEntry"},
+	"scope":               {"FuzzParse"},
+	"client":              {"FuzzParseEnrolment", "FuzzBaseURL"},
+	"client/keys":         {"FuzzLoad"},
+	"broker":              {"FuzzAccessRequest"},
+	"broker/ledger":       {"FuzzDecode", "FuzzApply", "FuzzReplay"},
+	"broker/api":          {"FuzzHTTP", "FuzzStrict"},
+	"cmd/mayfly":          {"FuzzEscapes", "FuzzLoad"},
+	"broker/audit":        {"FuzzVerifyExport"},
+	"broker/audit/replay": {"FuzzVerify"},
+	"broker/identity":     {"FuzzProof", "FuzzToken", "FuzzEnrolToken", "FuzzMethod", "FuzzKeySet"},
+	"broker/policy":       {"FuzzCompile", "FuzzCases"},
+	"broker/seal":         {"FuzzParseKeyring", "FuzzParseShare"},
+	"issuers/jwt":         {"FuzzSpec", "FuzzHolderKey"},
+	"issuers/postgres":    {"FuzzCompile", "FuzzMark"},
+	"issuers/x509":        {"FuzzCSR", "FuzzSpecAndScope"},
+	"raftstore":           {"FuzzReadStream", "FuzzDecodeJoin", "FuzzFrames", "FuzzDecodeEntry"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

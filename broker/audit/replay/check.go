@@ -16,7 +16,22 @@ import (
 // check reads the state as it stood before an entry, at the entry's time.
 type check struct {
 	ledger.Query
-	ms int64
+	ms    int64
+	roles map[string]*ledger.RoleSpec // read of this entry; nil where there is none
+}
+
+// role returns a role as of then.
+func (c check) role(name string) (*ledger.RoleSpec, bool) {
+	if known, ok := c.roles[name]; ok {
+		return known, known != nil
+	}
+	var spec *ledger.RoleSpec
+	r := new(ledger.RoleSpec)
+	if _, ok := c.Spec(ledger.KindRole, name, r); ok {
+		spec = r
+	}
+	c.roles[name] = spec
+	return spec, spec != nil
 }
 
 // doubt is what should not be, in an entry that is recorded as done.
@@ -77,8 +92,8 @@ func (c check) enrolsApprover(b *ledger.OpenSession) bool {
 // mint says why a credential should not have been made or prolonged; "" if it
 // may. what names it.
 func (c check) mint(what string, by ledger.Grant) string {
-	var role ledger.RoleSpec
-	if _, ok := c.Spec(ledger.KindRole, by.Role, &role); !ok {
+	role, ok := c.role(by.Role)
+	if !ok {
 		return fmt.Sprintf("%s is on role %s, which did not exist.", what, by.Role)
 	}
 	g, ok := c.Cosigned(by.ID)

@@ -24,9 +24,9 @@ func (a *auditor) note(before check) func(seq int64) {
 	case *ledger.ReviewGrant:
 		return func(seq int64) { a.reviewed(before, seq, by, b) }
 	case *ledger.OpenLease:
-		var role ledger.RoleSpec
-		before.Spec(ledger.KindRole, b.Lease.Grant.Role, &role)
-		return func(int64) { a.opened(b, len(role.Approvals) > 0) }
+		role, ok := before.role(b.Lease.Grant.Role)
+		floored := ok && len(role.Approvals) > 0
+		return func(int64) { a.opened(b, floored) }
 	case *ledger.MakeChange:
 		g, _ := before.Cosigned(b.GrantID)
 		return func(seq int64) { a.changed(before, seq, g) }

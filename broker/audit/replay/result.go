@@ -182,7 +182,7 @@ func (r *Result) close(c check) {
 func (r Report) Caveats() []string {
 	out := r.Chain.Caveats()
 	if r.Result == nil {
-		return append(out, "Co-signatures and outcomes were not checked: for them the export must begin at entry 0 (mayfly audit export, without --from).")
+		return append(out, "Co-signatures and outcomes were not checked: that takes an export from the beginning (mayfly audit export without --from), verified without --chain-only.")
 	}
 	if n := r.Result.SizeAssumed; n > 0 {
 		out = append(out, fmt.Sprintf("%d refusals stand only if a secret had more than %d bytes; that cannot be told without the secret.", n, ledger.MaxSecretBytes))

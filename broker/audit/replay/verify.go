@@ -127,7 +127,7 @@ func (a *auditor) follow(e audit.Entry, to int64) error {
 
 func (a *auditor) execute(e audit.Entry) {
 	code, ms, _ := ledger.SplitOutcome(e.Result) // describe has read it
-	before := check{Query: a.replayer.Query(), ms: ms}
+	before := check{Query: a.replayer.Query(), ms: ms, roles: map[string]*ledger.RoleSpec{}}
 	var doubts []doubt
 	if code == ledger.CodeOK {
 		doubts = before.entry(a.last)

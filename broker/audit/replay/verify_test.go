@@ -98,7 +98,7 @@ func TestPartOfALedger(t *testing.T) {
 	if err != nil || r.Result != nil || r.Holds() {
 		t.Fatalf("%+v, %v", r.Result, err)
 	}
-	if c := strings.Join(r.Caveats(), "\n"); !strings.Contains(c, "must begin at entry 0") {
+	if c := strings.Join(r.Caveats(), "\n"); !strings.Contains(c, "takes an export from the beginning") {
 		t.Error(c)
 	}
 }

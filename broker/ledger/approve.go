@@ -29,13 +29,14 @@ func (b *ApproveGrant) apply(s *state, c *context) Result {
 	if res := verify(k, g.Domain, g.Hash, b.Signature); !res.OK() {
 		return res
 	}
-	sg := Signed{Principal: k.Principal, Person: s.person(k.Principal), AtMS: c.now, Signature: b.Signature}
+	sg := Signed{Principal: k.Principal, Person: s.person(k.Principal), AtMS: c.now, Seq: c.seq, Signature: b.Signature}
 	if res := s.checkSigner(c, g, &sg); !res.OK() {
 		return res
 	}
 	g.Signed = append(g.Signed, sg)
 	if g.State == GrantWaiting && s.enough(c.now, g) {
 		g.State = GrantApproved
+		g.Signed[len(g.Signed)-1].Last = true
 	}
 	s.keep(c, g)
 	return done(g.ID)

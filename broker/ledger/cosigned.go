@@ -59,10 +59,13 @@ type Cosigned struct {
 
 // Signed is one verified signature.
 type Signed struct {
-	Principal string           `json:"principal"`
-	Person    string           `json:"person"`
-	AtMS      int64            `json:"at_ms"`
-	StepUp    bool             `json:"step_up,omitempty"` // the requester's own person
+	Principal string `json:"principal"`
+	Person    string `json:"person"`
+	AtMS      int64  `json:"at_ms"`
+	StepUp    bool   `json:"step_up,omitempty"` // the requester's own person
+	// Seq is the command that brought it; Last says that nothing was missing then.
+	Seq       uint64           `json:"seq"`
+	Last      bool             `json:"last,omitempty"`
 	Signature cosign.Signature `json:"signature"`
 }
 
@@ -95,6 +98,16 @@ func (v *view) cosigned(id string) (Cosigned, bool) {
 func (s *state) keep(c *context, g Cosigned) {
 	g.Version = c.seq
 	s.save(bucketGrant, []byte(g.ID), g)
+}
+
+// ApprovedSeq is the command that completed the quorum; 0 while none has.
+func (g Cosigned) ApprovedSeq() uint64 {
+	for _, s := range g.Signed {
+		if s.Last {
+			return s.Seq
+		}
+	}
+	return 0
 }
 
 // over reports whether nothing more can become of the grant.

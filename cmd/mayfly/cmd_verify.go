@@ -98,7 +98,7 @@ func (s *shell) verifyFile(ctx context.Context, file string, keys []string, chai
 		in = f
 	}
 	v := verified{chainOnly: chainOnly}
-	if err := v.run(ctx, in, keys, s.progress()); err != nil {
+	if err := v.run(ctx, in, keys, s.verifyProgress()); err != nil {
 		return notVerified(err, len(keys) > 0)
 	}
 	if err := s.show(v.json(), v.page); err != nil {
@@ -113,8 +113,8 @@ func (s *shell) verifyFile(ctx context.Context, file string, keys []string, chai
 // progressEvery is how long a verification is silent.
 const progressEvery = 5 * time.Second
 
-// progress tells on stderr how far a long verification is.
-func (s *shell) progress() func(done, total int64) {
+// verifyProgress tells on stderr how far a long verification is.
+func (s *shell) verifyProgress() func(done, total int64) {
 	last := time.Now()
 	return func(done, total int64) {
 		if now := time.Now(); now.Sub(last) >= progressEvery {

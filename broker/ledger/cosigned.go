@@ -149,11 +149,7 @@ func (b *RequestGrant) apply(s *state, c *context) Result {
 		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name })
 		s.put(bucketSecret, heldSecret(g.ID, name), c.secrets[i].Value)
 	}
-	s.put(bucketGrantOf, key(g.Principal, g.ID), []byte{1})
-	s.put(bucketGrantDue, due(g.CollectBeforeMS, g.ID), []byte{1})
-	if g.TaskID != "" {
-		s.put(bucketGrantTask, key(g.TaskID, g.ID), []byte{1})
-	}
+	s.list(g)
 	if t := b.ImplicitTask; t != nil {
 		kept := *t
 		kept.State, kept.StartedMS, kept.StartedBy = TaskOpen, c.now, c.Actor.Principal

@@ -97,8 +97,9 @@ func (f *follower) begin(ctx context.Context) error {
 	f.mu.Lock()
 	f.saved = at
 	f.cursor = f.cursor.beyond(at)
-	f.begun = true
+	f.begun, f.unsaved = true, f.cursor != at // what a changed webhook was told before
 	f.mu.Unlock()
+	f.advance(Cursor{}, false)
 	return f.refill(ctx)
 }
 

@@ -93,7 +93,7 @@ var decoders = map[string][]string{
 	"broker":              {"FuzzAccessRequest"},
 	"broker/cosign":       {"FuzzCanonical", "FuzzVerify", "FuzzKey"},
 	"broker/ledger":       {"FuzzDecode", "FuzzApply", "FuzzReplay"},
-	"broker/api":          {"FuzzHTTP", "FuzzStrict"},
+	"broker/api":          {"FuzzHTTP", "FuzzStrict", "FuzzTokenForm"},
 	"cmd/mayfly":          {"FuzzEscapes", "FuzzLoad"},
 	"broker/audit":        {"FuzzVerifyExport"},
 	"broker/audit/replay": {"FuzzVerify"},

@@ -195,11 +195,12 @@ func (v *verified) page(p *page) {
 		approvalsTable(p, x)
 		keysTable(p, x)
 	}
-	p.card("cluster", r.ClusterID, "entries", fmt.Sprintf("%d up to %d", r.From, r.To), "root", r.RootTo.String(),
-		"first", p.both(r.First), "last", p.both(r.Last), "signed by", strings.Join(r.SignedBy, ", "))
+	pairs := []string{"cluster", r.ClusterID, "entries", fmt.Sprintf("%d up to %d", r.From, r.To), "root", r.RootTo.String(),
+		"first", p.both(r.First), "last", p.both(r.Last), "signed by", strings.Join(r.SignedBy, ", ")}
 	if x != nil {
-		countsCard(p, x)
+		pairs = append(pairs, counts(x)...)
 	}
+	p.card(pairs...)
 	for _, caveat := range v.report.Caveats() {
 		p.line("  note: " + caveat)
 	}
@@ -256,7 +257,8 @@ func keysTable(p *page, x *replay.Result) {
 	p.line("")
 }
 
-func countsCard(p *page, x *replay.Result) {
+// counts are the pairs of a card.
+func counts(x *replay.Result) []string {
 	var founders, quorum []string
 	for _, f := range x.Genesis.Founders {
 		founders = append(founders, f.Principal)
@@ -268,7 +270,7 @@ func countsCard(p *page, x *replay.Result) {
 		quorum = []string{"none"}
 	}
 	g, l, e := x.Grants, x.Leases, x.Reviews
-	p.card(
+	return []string{
 		"founders", strings.Join(founders, ", "),
 		"dual control", strings.Join(quorum, ", "),
 		"executed", fmt.Sprintf("%d entries, %d of them refusals", x.Entries, x.Refused),
@@ -277,7 +279,7 @@ func countsCard(p *page, x *replay.Result) {
 		"leases", fmt.Sprintf("%d opened: %d on approved grants, %d on emergencies; %d on roles that ask for approvals", l.Opened, l.Cosigned, l.Emergency, l.Floored),
 		"emergencies", fmt.Sprintf("%d, %d reviewed, %d not yet, %d overdue", e.Begun, e.Reviewed, e.Begun-e.Reviewed, e.Overdue),
 		"changes", fmt.Sprintf("%d under dual control", x.Changes),
-	)
+	}
 }
 
 // tally writes counts by name, in order of the names.

@@ -33,7 +33,8 @@ const (
 	CodeSelfApproval     = "self_approval"
 	CodeAlreadyApproved  = "already_approved"
 	CodeNotEligible      = "not_eligible"
-	CodeGrantOver        = "grant_over"    // denied, cancelled, expired, void, revoked or used up
+	CodeGrantOver        = "grant_over"    // denied, cancelled, expired, revoked or used up
+	CodeGrantVoid        = "grant_void"    // what it rested on has changed
 	CodeHashMismatch     = "hash_mismatch" // what was signed is not what is there
 	CodeStepUpRequired   = "step_up_required"
 	CodeCoolingDown      = "cooling_down"
@@ -42,12 +43,13 @@ const (
 // GrantFilter narrows a list of grants. The zero value is everything the caller
 // may see.
 type GrantFilter struct {
-	Mine    bool   // asked for by the caller
-	Pending bool   // waiting for approvals that the caller could give
-	Overdue bool   // emergencies whose review is late
-	State   string // one of wire's GrantWaiting and its like
-	Limit   int    // of one page; 0 leaves it to the broker
-	After   string // the last id of the page before
+	Mine      bool   // asked for by the caller
+	Pending   bool   // waiting for somebody: for approvals, or for a review
+	Overdue   bool   // emergencies whose review is late
+	State     string // one of wire's GrantWaiting and its like
+	Principal string // who asked
+	Limit     int    // of one page; 0 leaves it to the broker
+	After     string // the last id of the page before
 }
 
 func (f GrantFilter) query() string {
@@ -61,7 +63,7 @@ func (f GrantFilter) query() string {
 	if f.Limit > 0 {
 		limit = strconv.Itoa(f.Limit)
 	}
-	return query("mine", yes(f.Mine), "pending", yes(f.Pending), "overdue", yes(f.Overdue), "state", f.State, "limit", limit, "after", f.After)
+	return query("mine", yes(f.Mine), "pending", yes(f.Pending), "overdue", yes(f.Overdue), "state", f.State, "principal", f.Principal, "limit", limit, "after", f.After)
 }
 
 func grantPath(id string) string { return "/grants/" + url.PathEscape(id) }
@@ -154,7 +156,7 @@ const (
 // AwaitAndCollect waits until a grant is approved and collects it. Nodes that
 // are away, and leaders that change, are waited out as long as ctx lives; its
 // end is ctx's error, and the grant goes on waiting. A grant that ended instead
-// is an *[Error] with [CodeGrantOver]. Watch, where given, hears of each version.
+// is an *[Error] with [CodeGrantOver] or [CodeGrantVoid]. Watch, where given, hears of each version.
 func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.CollectRequest, watch func(wire.Grant)) (Access, error) {
 	var version uint64
 	for first := true; ; first = false {
@@ -234,18 +236,18 @@ func (c *Client) collect(ctx context.Context, id string, in wire.CollectRequest)
 
 // overError says how a grant ended that was waited for.
 func overError(g wire.Grant) error {
-	kind, how := KindConflict, "has ended"
+	code, how := CodeGrantOver, "has ended"
 	switch g.State {
 	case wire.GrantDenied:
-		kind, how = KindDenied, "was denied"
+		how = "was denied"
 	case wire.GrantRevoked:
-		kind, how = KindDenied, "was revoked"
+		how = "was revoked"
 	case wire.GrantCancelled:
 		how = "was cancelled"
 	case wire.GrantExpired:
 		how = "was not approved, or not collected, in time"
 	case wire.GrantVoid:
-		how = "is void: what it rested on has changed; ask again"
+		code, how = CodeGrantVoid, "is void: what it rested on has changed; ask again"
 	}
 	detail := fmt.Sprintf("The grant %s", how)
 	if g.EndedBy != "" {
@@ -254,19 +256,7 @@ func overError(g wire.Grant) error {
 	if g.EndReason != "" {
 		detail += fmt.Sprintf(" (%s)", g.EndReason)
 	}
-	e := newError(kind, CodeGrantOver, "%s.", detail)
+	e := newError(KindDenied, code, "%s.", detail)
 	e.Problem.DecisionID = g.DecisionID
 	return e
-}
-
-// AddedKey is a key that was registered; with GrantID set it waits for
-// approvers, and is good once that grant was collected.
-type AddedKey struct {
-	wire.Key
-	GrantID string `json:"grant_id,omitempty"`
-}
-
-// AddApproveKey registers a key to approve with.
-func (c *Client) AddApproveKey(ctx context.Context, in wire.AddKeyRequest) (AddedKey, error) {
-	return post[AddedKey](ctx, c, "/keys", in)
 }

@@ -238,7 +238,7 @@ func TestJWSHoldsTheHashAndItsDomain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		parsed, err := jose.ParseSigned(sig.JWS, []jose.SignatureAlgorithm{alg})
+		parsed, err := jose.ParseSignedCompact(sig.JWS, []jose.SignatureAlgorithm{alg})
 		if err != nil {
 			t.Fatal(err)
 		}

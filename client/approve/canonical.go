@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -24,7 +25,7 @@ func Sum(domain string, document []byte) [32]byte {
 	return sha256.Sum256(slices.Concat([]byte(domain), []byte{0}, document))
 }
 
-// canonical writes v by RFC 8785. Its numbers are integers, as in every document.
+// canonical writes v by RFC 8785.
 func canonical(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -32,11 +33,23 @@ func canonical(v any) ([]byte, error) {
 	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}
-	dec := json.NewDecoder(&b)
+	return canonicalJSON(b.Bytes())
+}
+
+// canonicalJSON is [canonical] of one JSON value. Its numbers are integers, as in
+// every document, and stay as they are written.
+func canonicalJSON(raw []byte) ([]byte, error) {
+	if len(raw) > maxDocument {
+		return nil, errTooLong
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
 	var doc any
 	if err := dec.Decode(&doc); err != nil {
 		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errMore
 	}
 	return appendCanonical(nil, doc), nil
 }

@@ -139,7 +139,7 @@ type reviewDocument struct {
 	Note    string `json:"note,omitempty"`
 }
 
-// Document is a document that was checked: its bytes are what the hash says, and
+// Document is a document that was checked: it is what the hash says, and
 // this version understands all of them.
 type Document struct {
 	Domain string
@@ -176,19 +176,20 @@ func Check(g wire.Grant) (*Document, error) {
 	if len(g.Document) == 0 {
 		return nil, refuse(CodeDocument, nil, "the grant %s has no document to sign: it needs no approval", escape.Line(g.ID))
 	}
+	var text []byte
 	var err error
-	if d.Hash, err = match(g.Domain, g.Hash, g.Document); err != nil {
+	if d.Hash, text, err = match(g.Domain, g.Hash, g.Document); err != nil {
 		return nil, err
 	}
 	switch g.Domain {
 	case DomainGrant:
 		d.access = &access{}
-		if err = decode(g.Document, d.access); err == nil {
+		if err = decode(text, d.access); err == nil {
 			d.scope, err = parseScope(d.access.Scope)
 		}
 	case DomainChange:
 		d.change = &change{}
-		err = decode(g.Document, d.change)
+		err = decode(text, d.change)
 	default:
 		return nil, refuse(CodeDocument, nil, "the grant's document is of the kind %s, which this version cannot show; nothing was signed", escape.Quoted(g.Domain))
 	}
@@ -209,24 +210,26 @@ func parseScope(raw json.RawMessage) (scope.Scope, error) {
 	return scope.Parse(raw)
 }
 
-// match is the hash of a document, if it is the one that was named.
-func match(domain, named string, document []byte) ([32]byte, error) {
-	sum := Sum(domain, document)
+// match is the hash of a document, if it is the one that was named, and the text
+// that it is of: the canonical form, whatever escapes a document may have got on
+// its way through JSON.
+func match(domain, named string, document []byte) (sum [32]byte, text []byte, err error) {
+	if text, err = canonicalJSON(document); err != nil {
+		return sum, nil, refuse(CodeDocument, err, "the document cannot be read; nothing was signed")
+	}
+	sum = Sum(domain, text)
 	want, err := hex.DecodeString(named)
 	if err != nil || subtle.ConstantTimeCompare(want, sum[:]) != 1 {
-		return sum, refuse(CodeHashMismatch, nil, "THE DOCUMENT IS NOT WHAT THE CLUSTER'S HASH SAYS: the hash is %s, that of the document is %s. Nothing was signed; tell whoever runs the cluster",
+		return sum, nil, refuse(CodeHashMismatch, nil, "THE DOCUMENT IS NOT WHAT THE CLUSTER'S HASH SAYS: the hash is %s, that of the document is %s. Nothing was signed; tell whoever runs the cluster",
 			escape.Quoted(named), hex.EncodeToString(sum[:]))
 	}
-	return sum, nil
+	return sum, text, nil
 }
 
-// decode reads a document that has one meaning only: its bytes are the canonical
-// form of what was understood of them, so that no member is unknown, named
-// twice, or named in another case.
+// decode reads a document that has one meaning only: its text is the canonical
+// form of what was understood of it, so that no member is unknown, or named in
+// another case.
 func decode(document []byte, into any) error {
-	if len(document) > maxDocument {
-		return errTooLong
-	}
 	if err := json.Unmarshal(document, into); err != nil {
 		return err
 	}
@@ -242,7 +245,7 @@ func decode(document []byte, into any) error {
 
 const (
 	errTooLong = sentence("it is longer than 1 MiB")
-	errMore    = sentence("it holds members that are unknown, named twice or not in canonical form")
+	errMore    = sentence("it holds more than this version knows")
 )
 
 type sentence string
@@ -252,12 +255,12 @@ func (s sentence) Error() string { return string(s) }
 // CheckKey checks that a key's document says that principal gets exactly the key
 // k, and returns the hash that k, and a key that vouches for it, must sign.
 func CheckKey(in wire.KeyDocument, principal string, k Key) ([32]byte, error) {
-	hash, err := match(in.Domain, in.Hash, in.Document)
+	hash, text, err := match(in.Domain, in.Hash, in.Document)
 	if err != nil {
 		return hash, err
 	}
 	var d keyDocument
-	if err := decode(in.Document, &d); err != nil {
+	if err := decode(text, &d); err != nil {
 		return hash, refuse(CodeDocument, err, "the key's document says something that this version of mayfly does not know; nothing was signed")
 	}
 	jwk, err := parseJWK(d.Key.JWK, "the document")

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -195,16 +194,6 @@ type jwsSigner struct {
 	alg     jose.SignatureAlgorithm
 }
 
-// Founder is the signer that a first approver's enrolment left in the home. It
-// only vouches.
-func Founder(private ed25519.PrivateKey) (Signer, error) {
-	data, err := json.Marshal(jose.JSONWebKey{Key: private})
-	if err != nil {
-		return nil, err
-	}
-	return openJWK(data, "enrolment")
-}
-
 func openJWK(data []byte, where string) (Signer, error) {
 	jwk, err := parseJWK(data, where)
 	if err != nil {
@@ -213,6 +202,16 @@ func openJWK(data []byte, where string) (Signer, error) {
 	if jwk.IsPublic() {
 		return nil, refuse(CodeKey, nil, "%s holds a public JWK; the private one signs", escape.Line(where))
 	}
+	return jwsOf(jwk, where)
+}
+
+// FromEd25519 signs as a JWK of that key would: for the key that a first
+// approver's enrolment leaves. Where names it to people.
+func FromEd25519(private ed25519.PrivateKey, where string) (Signer, error) {
+	return jwsOf(jose.JSONWebKey{Key: private}, where)
+}
+
+func jwsOf(jwk jose.JSONWebKey, where string) (Signer, error) {
 	key, err := jwsKey(jwk.Public(), where)
 	if err != nil {
 		return nil, err

@@ -30,7 +30,6 @@ const (
 type grant struct {
 	wire.Grant
 	body json.RawMessage // of a change
-	task string
 }
 
 // Waiting is what a request for it is answered with.
@@ -221,7 +220,7 @@ func (c *Cluster) listGrants(q url.Values, k *Call) []wire.Grant {
 	}
 	return slices.DeleteFunc(out, func(g wire.Grant) bool {
 		return q.Get("mine") != "" && g.Principal != k.Principal || q.Get("pending") != "" && (g.State != wire.GrantWaiting || g.Principal == k.Principal) ||
-			q.Get("overdue") != "" && (g.Review == nil || !g.Review.Overdue) || q.Get("state") != "" && g.State != q.Get("state") || q.Get("after") != ""
+			q.Get("overdue") != "" && (g.Review == nil || !g.Review.Overdue) || q.Get("state") != "" && g.State != q.Get("state") || q.Get("principal") != "" && g.Principal != q.Get("principal") || q.Get("after") != ""
 	})
 }
 
@@ -260,7 +259,7 @@ func (c *Cluster) collect(g *grant, k *Call) (int, any) {
 		return c.waiting(g, g.Role)
 	case wire.GrantApproved:
 	default:
-		return 409, problem(409, "conflict", "grant_over", "The grant is "+g.State+".")
+		return 403, problem(403, "denied", "grant_over", "The grant is "+g.State+".")
 	}
 	defer c.touch(g)
 	if g.Kind == wire.GrantChange {

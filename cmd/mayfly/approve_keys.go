@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"slices"
@@ -20,8 +19,6 @@ const (
 	// approveKeyName is the approval key that `key add --use approve` makes in
 	// the home.
 	approveKeyName = "approve_key"
-	// Who vouches for a new key to approve with, in the API's words.
-	vouchKey, vouchApprovers = "key", "approvers"
 )
 
 // signer finds the key to approve with: --key, --agent, the home's, or the only
@@ -171,21 +168,25 @@ func (s *shell) addApproveKey(c *cli.Context, cl *client.Client, file string) er
 	}
 	key := signer.Key().ApproveKey
 	in := wire.AddKeyRequest{Principal: principal, Use: useApprove, Approve: &key, Proof: &proof}
+	founder := false
 	switch doc.Vouch {
-	case vouchKey:
+	case "key":
 		in.Vouch, err = s.vouch(c, cl, signer, hash)
-	case vouchApprovers:
-		in.Vouch, err = founderVouches(cl, hash)
+	case "approvers":
+		in.Vouch, err = s.founderVouch(cl, principal, hash)
+		founder = in.Vouch != nil
 	}
 	if err != nil {
 		return err
 	}
-	a, err := cl.AddApproveKey(c.Context, in)
+	a, err := cl.AddKey(c.Context, in)
 	if err != nil {
 		return err
 	}
-	if err := forgetVoucher(cl, in); err != nil {
-		return err
+	if founder { // what came with the enrolment has served
+		if err := cl.Home().ForgetVoucher(); err != nil {
+			return err
+		}
 	}
 	if a.GrantID != "" {
 		return s.changeWaits(c, cl, a.GrantID, nil, func(waits bool) error { return s.showKey(a, waits) })
@@ -193,79 +194,32 @@ func (s *shell) addApproveKey(c *cli.Context, cl *client.Client, file string) er
 	return s.showKey(a, false)
 }
 
-// founderVouches signs with what a first approver's enrolment left in the home;
-// nil where it left nothing, and then others must approve the key.
-func founderVouches(cl *client.Client, hash [32]byte) (*wire.Signature, error) {
-	if cl.Home() == nil {
+// founderVouch signs with what a first approver's enrolment left in the home;
+// nil where it left nothing: then others approve.
+func (s *shell) founderVouch(cl *client.Client, principal string, hash [32]byte) (*wire.Signature, error) {
+	if principal != "" || cl.Home() == nil {
 		return nil, nil
 	}
 	private, err := cl.Home().Voucher()
 	if err != nil || private == nil {
 		return nil, err
 	}
-	signer, err := approve.Founder(private)
+	signer, err := approve.FromEd25519(private, "the enrolment")
 	if err != nil {
 		return nil, err
 	}
 	sig, err := signer.Sign(approve.DomainKey, hash)
-	return &sig, err
+	if err != nil {
+		return nil, err
+	}
+	s.notice("the enrolment as a first approver vouches for it")
+	return &sig, nil
 }
 
-// forgetVoucher removes what has vouched: it does so once.
-func forgetVoucher(cl *client.Client, in wire.AddKeyRequest) error {
-	if in.Vouch == nil || cl.Home() == nil {
-		return nil
-	}
-	return cl.Home().ForgetVoucher()
-}
-
-// registerApproveKey gives a home's person a key to approve with, made there, if
-// they have none: what `key add --use approve` does, for a dev node.
-func registerApproveKey(ctx context.Context, cl *client.Client) error {
-	keys, err := cl.Keys(ctx, "")
-	if err != nil || slices.ContainsFunc(keys, func(k wire.Key) bool { return k.Use == useApprove }) {
-		return err
-	}
-	me, err := cl.Whoami(ctx)
-	if err != nil {
-		return err
-	}
-	nobody := func(string) ([]byte, error) {
-		return nil, failed(approve.CodeKey, "the key is protected by a passphrase")
-	}
-	signer, _, err := approve.OpenOrGenerate(cl.Home().Path(approveKeyName), "mayfly "+me.Principal, nobody)
-	if err != nil {
-		return err
-	}
-	doc, err := cl.KeyDocument(ctx, "", signer.Key().ApproveKey)
-	if err != nil {
-		return err
-	}
-	hash, err := approve.CheckKey(doc, me.Principal, signer.Key())
-	if err != nil {
-		return err
-	}
-	proof, err := signer.Sign(approve.DomainKey, hash)
-	if err != nil {
-		return err
-	}
-	key := signer.Key().ApproveKey
-	in := wire.AddKeyRequest{Use: useApprove, Approve: &key, Proof: &proof}
-	if doc.Vouch == vouchApprovers {
-		if in.Vouch, err = founderVouches(cl, hash); err != nil {
-			return err
-		}
-	}
-	if _, err := cl.AddApproveKey(ctx, in); err != nil {
-		return err
-	}
-	return forgetVoucher(cl, in)
-}
-
-func (s *shell) showKey(a client.AddedKey, waits bool) error {
+func (s *shell) showKey(a wire.Key, waits bool) error {
 	return s.show(a, func(p *page) {
 		if !waits {
-			keyTable(p, []wire.Key{a.Key})
+			keyTable(p, []wire.Key{a})
 		}
 	})
 }

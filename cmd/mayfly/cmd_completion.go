@@ -314,7 +314,8 @@ func (s *shell) live(c *cli.Context, what string) []string {
 	case "grant", "grant pending", "grant mine", "grant overdue":
 		list, _ := cl.Grants(ctx, client.GrantFilter{Limit: 100, Pending: what == "grant pending", Mine: what == "grant mine", Overdue: what == "grant overdue"})
 		for _, g := range list {
-			if what != "grant mine" || g.State == wire.GrantWaiting || g.State == wire.GrantApproved {
+			collectable := g.State == wire.GrantWaiting || g.State == wire.GrantApproved
+			if what == "grant" || what == "grant overdue" || what == "grant mine" && collectable || what == "grant pending" && g.State == wire.GrantWaiting {
 				out = append(out, g.ID)
 			}
 		}

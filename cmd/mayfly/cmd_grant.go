@@ -77,12 +77,12 @@ func grantListCommand(s *shell) *cli.Command {
 		Name: "list", Usage: "list grants",
 		Description: `Examples:
   mayfly grant list --mine
-  mayfly grant list --pending                     # what waits for your approval
+  mayfly grant list --pending                     # what waits for an approval or a review
   mayfly grant list --overdue                     # emergencies that nobody reviewed in time
   mayfly grant list --target orders -o json`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "mine", Usage: "only your own"},
-			&cli.BoolFlag{Name: "pending", Usage: "only those that wait for an approval you could give"},
+			&cli.BoolFlag{Name: "pending", Usage: "only those that wait for somebody's approval or review"},
 			&cli.BoolFlag{Name: "overdue", Usage: "only emergencies whose review is overdue"},
 			&cli.StringFlag{Name: "state", Usage: "`waiting|approved|open|ended|denied|cancelled|expired|void|revoked`"},
 			&cli.StringFlag{Name: "target", Usage: "on which target (`T`)"},
@@ -100,13 +100,13 @@ func grantListCommand(s *shell) *cli.Command {
 	}
 }
 
-// grantsOf lists the grants that the flags describe. Target, principal and task
-// are sorted out here: the API has no filter for them.
+// grantsOf lists the grants that the flags describe. Target and task are sorted
+// out here: the API has no filter for them.
 func grantsOf(c *cli.Context, cl *client.Client) ([]wire.Grant, error) {
-	f := client.GrantFilter{Mine: c.Bool("mine"), Pending: c.Bool("pending"), Overdue: c.Bool("overdue"), State: c.String("state")}
-	target, principal, task, limit := c.String("target"), c.String("principal"), c.String("task"), c.Int("limit")
+	f := client.GrantFilter{Mine: c.Bool("mine"), Pending: c.Bool("pending"), Overdue: c.Bool("overdue"), State: c.String("state"), Principal: c.String("principal")}
+	target, task, limit := c.String("target"), c.String("task"), c.Int("limit")
 	most := limit
-	if target+principal+task != "" {
+	if target+task != "" {
 		most = 0
 	}
 	list, err := collect(most, func(limit int, after string) ([]wire.Grant, error) {
@@ -117,7 +117,7 @@ func grantsOf(c *cli.Context, cl *client.Client) ([]wire.Grant, error) {
 		return nil, err
 	}
 	list = slices.DeleteFunc(list, func(g wire.Grant) bool {
-		return target != "" && g.Target != target || principal != "" && g.Principal != principal || task != "" && g.TaskID != task
+		return target != "" && g.Target != target || task != "" && g.TaskID != task
 	})
 	if limit > 0 && len(list) > limit {
 		list = list[:limit]

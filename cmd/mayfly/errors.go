@@ -170,6 +170,8 @@ func nextStep(p wire.Problem) string {
 		return "repeat the command; with the same --idempotency-key where it has one"
 	case p.Kind == client.KindUnauthenticated && p.Code != client.CodeNoEvidence:
 		return "mayfly login, or look at how this machine logs in: mayfly operator diagnose"
+	case p.Code == client.CodeGrantOver, p.Code == client.CodeGrantVoid:
+		return "" // who one is was not the question
 	case p.Kind == client.KindDenied && p.DecisionID == "":
 		return "mayfly whoami shows who you are here"
 	default:

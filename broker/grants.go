@@ -233,6 +233,36 @@ func wireReview(q ledger.Query, g ledger.Cosigned, now int64) *wire.Review {
 	return out
 }
 
+// Notice is a grant as it is told to those who may have to act on it.
+type Notice struct {
+	wire.Grant
+	ApprovedSeq uint64 // the command that completed its quorum; 0: none yet
+}
+
+// Notice returns a grant to be told of; ok is false where there is none with a record.
+func (e *Engine) Notice(id string) (out Notice, ok bool, err error) {
+	err = e.view(func(q ledger.Query) error {
+		var g ledger.Cosigned
+		if g, ok = q.Cosigned(id); ok {
+			out = Notice{e.wireGrant(q, Caller{}, g), g.ApprovedSeq()}
+		}
+		return nil
+	})
+	return out, ok, err
+}
+
+// maxNotices bounds what is looked at when a leader begins.
+const maxNotices = 10_000
+
+// Unsettled returns the ids of all grants that wait for approval or review.
+func (e *Engine) Unsettled() (ids []string, err error) {
+	err = e.view(func(q ledger.Query) error {
+		ids = append(q.Unfinished(maxNotices), q.Unreviewed(maxNotices)...)
+		return nil
+	})
+	return ids, err
+}
+
 // endDueGrants ends grants that nobody approved or collected in time.
 func (e *Engine) endDueGrants(ctx context.Context, now int64, sleep *time.Duration) error {
 	var due []ledger.Cosigned

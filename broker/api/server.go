@@ -54,6 +54,7 @@ type Server struct {
 	throttle throttle
 	inFlight atomic.Int64
 	draining atomic.Bool
+	polls    polls
 
 	openAPI   []byte
 	routes    *http.ServeMux
@@ -112,6 +113,7 @@ func (s *Server) build() error {
 	f.addOversight()
 	f.addSystem()
 	f.addOpen()
+	f.addOAuth()
 	doc, err := f.document()
 	if err != nil {
 		return err

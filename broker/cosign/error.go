@@ -36,22 +36,27 @@ func refuse(rule, detail string, args ...any) error {
 
 // echo quotes the beginning of what came from outside: printable ASCII alone, so
 // that it can neither move a terminal's cursor nor grow when it is quoted.
-func echo[T ~string | ~[]byte](input T) string {
-	cut := len(input) > maxEcho
-	if cut {
-		input = input[:maxEcho]
+func echo[T ~string | ~[]byte](input T) string { return clip(input, "'") }
+
+// echoJSON is [echo] of a member's canonical form, which has its own quotes.
+func echoJSON(form string) string {
+	if form == "" {
+		return "missing"
 	}
-	out := make([]byte, 0, maxEcho+8)
-	out = append(out, '\'')
+	return clip(form, "")
+}
+
+func clip[T ~string | ~[]byte](input T, quote string) string {
+	more := ""
+	if len(input) > maxEcho {
+		input, more = input[:maxEcho], "..."
+	}
+	out := []byte(quote)
 	for _, c := range []byte(input) {
 		if c < 0x20 || c > 0x7e || c == '\'' {
 			c = '?'
 		}
 		out = append(out, c)
 	}
-	out = append(out, '\'')
-	if cut {
-		out = append(out, "..."...)
-	}
-	return string(out)
+	return string(out) + quote + more
 }

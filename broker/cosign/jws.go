@@ -60,18 +60,18 @@ func checkHeader(p *public, domain string, raw []byte) error {
 		alg = "ES256"
 	}
 	if got := find(members, "alg"); got != quoted(alg) {
-		return refuse(ruleJWS, "the header's alg is %s; the key signs with %s", echo(got), alg)
+		return refuse(ruleJWS, "the header's alg is %s; the key signs with %s", echoJSON(got), alg)
 	}
 	for _, m := range members {
 		switch m.name {
 		case "alg":
 		case "kid":
 			if string(m.value) != quoted(p.thumbprint) {
-				return refuse(ruleJWS, "the header's kid is %s, not the key's thumbprint", echo(m.value))
+				return refuse(ruleJWS, "the header's kid is %s, not the key's thumbprint", echoJSON(string(m.value)))
 			}
 		case "typ":
 			if string(m.value) != quoted(domain+"+jws") {
-				return refuse(ruleJWS, "the header's typ is %s, not the domain and \"+jws\"", echo(m.value))
+				return refuse(ruleJWS, "the header's typ is %s, not the domain and \"+jws\"", echoJSON(string(m.value)))
 			}
 		default:
 			return refuse(ruleJWS, "the header has the member %s; alg, kid and typ are allowed", echo(m.name))

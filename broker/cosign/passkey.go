@@ -83,17 +83,17 @@ func checkClientData(k Key, hash Hash, raw []byte) error {
 	}
 	challenge := base64.RawURLEncoding.EncodeToString(hash[:])
 	if got := find(members, "type"); got != quoted("webauthn.get") {
-		return refuse(rulePasskey, "the client data's type is %s, not webauthn.get", echo(got))
+		return refuse(rulePasskey, "the client data's type is %s, not webauthn.get", echoJSON(got))
 	}
 	if find(members, "challenge") != quoted(challenge) {
 		return refuse(rulePasskey, "the client data's challenge is not the hash")
 	}
 	origin := find(members, "origin")
 	if !slices.ContainsFunc(k.Origins, func(o string) bool { return origin == quoted(o) }) {
-		return refuse(rulePasskey, "the client data's origin is %s, which is none of the key's", echo(origin))
+		return refuse(rulePasskey, "the client data's origin is %s, which is none of the key's", echoJSON(origin))
 	}
 	if got := find(members, "crossOrigin"); got != "" && got != "false" {
-		return refuse(rulePasskey, "the client data's crossOrigin is %s: a page in a frame of another origin asked", echo(got))
+		return refuse(rulePasskey, "the client data's crossOrigin is %s: a page in a frame of another origin asked", echoJSON(got))
 	}
 	if find(members, "topOrigin") != "" {
 		return refuse(rulePasskey, "the client data has a topOrigin: a page in a frame of another origin asked")

@@ -390,17 +390,17 @@ func appendText(out []byte, s string) []byte {
 next:
 	for i := range len(s) {
 		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			out = append(out, c)
+			continue
+		}
 		for _, e := range short {
 			if e.char == c {
 				out = append(out, '\\', e.letter)
 				continue next
 			}
 		}
-		if c < 0x20 {
-			out = append(out, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
-			continue
-		}
-		out = append(out, c)
+		out = append(out, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
 	}
 	return append(out, '"')
 }

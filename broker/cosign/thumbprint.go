@@ -46,7 +46,7 @@ func parseJWK(jwk []byte) (*public, error) {
 	case quoted("OKP"):
 		p, err = parseEd25519(members)
 	default:
-		return nil, refuse(ruleKey, "the JWK's kty is %s; \"EC\" and \"OKP\" are known", echo(kty))
+		return nil, refuse(ruleKey, "the JWK's kty is %s; \"EC\" and \"OKP\" are known", echoJSON(kty))
 	}
 	if err != nil {
 		return nil, err

@@ -29,13 +29,14 @@ func (b *ApproveGrant) apply(s *state, c *context) Result {
 	if res := verify(k, g.Domain, g.Hash, b.Signature); !res.OK() {
 		return res
 	}
-	sg := Signed{Principal: k.Principal, Person: s.person(k.Principal), AtMS: c.now, Signature: b.Signature}
+	sg := Signed{Principal: k.Principal, Person: s.person(k.Principal), AtMS: c.now, Seq: c.seq, Signature: b.Signature}
 	if res := s.checkSigner(c, g, &sg); !res.OK() {
 		return res
 	}
 	g.Signed = append(g.Signed, sg)
 	if g.State == GrantWaiting && s.enough(c.now, g) {
 		g.State = GrantApproved
+		g.Signed[len(g.Signed)-1].Last = true
 	}
 	s.keep(c, g)
 	return done(g.ID)
@@ -278,6 +279,32 @@ func (s *state) useGrant(c *context, g Cosigned, lease string) {
 		s.unlist(g)
 	}
 	s.keep(c, g)
+}
+
+// giveBack undoes the use of a grant by a lease whose mint has failed: people
+// approved a credential, and none came of it. It reports whether there was one.
+func (s *state) giveBack(c *context, l Lease) bool {
+	g, ok := s.cosigned(l.Grant.ID)
+	if t, open := s.task(l.Grant.TaskID); !ok || g.State != GrantOpen || !open || t.State != TaskOpen {
+		return false
+	}
+	s.unlist(g)
+	g.Leases = slices.DeleteFunc(g.Leases, func(id string) bool { return id == l.ID })
+	if len(g.Leases) == 0 {
+		g.State = GrantApproved
+	}
+	s.list(g)
+	s.keep(c, g)
+	return true
+}
+
+// list enters an unfinished grant in the indexes.
+func (s *state) list(g Cosigned) {
+	s.put(bucketGrantOf, key(g.Principal, g.ID), []byte{1})
+	s.put(bucketGrantDue, due(g.dueMS(), g.ID), []byte{1})
+	if g.TaskID != "" {
+		s.put(bucketGrantTask, key(g.TaskID, g.ID), []byte{1})
+	}
 }
 
 // dueMS is when the grant ends by itself.

@@ -125,6 +125,7 @@ var bodies = map[string]func() Body{
 	"end_grant":          func() Body { return new(EndGrant) },
 	"review_grant":       func() Body { return new(ReviewGrant) },
 	"make_change":        func() Body { return new(MakeChange) },
+	"record_delivery":    func() Body { return new(RecordDelivery) },
 }
 
 // Types returns the names of all command types, sorted.

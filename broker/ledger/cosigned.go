@@ -60,10 +60,13 @@ type Cosigned struct {
 
 // Signed is one verified signature.
 type Signed struct {
-	Principal string           `json:"principal"`
-	Person    string           `json:"person"`
-	AtMS      int64            `json:"at_ms"`
-	StepUp    bool             `json:"step_up,omitempty"` // the requester's own person
+	Principal string `json:"principal"`
+	Person    string `json:"person"`
+	AtMS      int64  `json:"at_ms"`
+	StepUp    bool   `json:"step_up,omitempty"` // the requester's own person
+	// Seq is the command that brought it; Last says that nothing was missing then.
+	Seq       uint64           `json:"seq"`
+	Last      bool             `json:"last,omitempty"`
 	Signature cosign.Signature `json:"signature"`
 }
 
@@ -104,6 +107,16 @@ func (s *state) keep(c *context, g Cosigned) {
 		return
 	}
 	s.put(bucketGrant, []byte(g.ID), bytes.TrimSuffix(b.Bytes(), []byte{'\n'}))
+}
+
+// ApprovedSeq is the command that completed the quorum; 0 while none has.
+func (g Cosigned) ApprovedSeq() uint64 {
+	for _, s := range g.Signed {
+		if s.Last {
+			return s.Seq
+		}
+	}
+	return 0
 }
 
 // over reports whether nothing more can become of the grant.
@@ -147,11 +160,7 @@ func (b *RequestGrant) apply(s *state, c *context) Result {
 		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name })
 		s.put(bucketSecret, heldSecret(g.ID, name), c.secrets[i].Value)
 	}
-	s.put(bucketGrantOf, key(g.Principal, g.ID), []byte{1})
-	s.put(bucketGrantDue, due(g.CollectBeforeMS, g.ID), []byte{1})
-	if g.TaskID != "" {
-		s.put(bucketGrantTask, key(g.TaskID, g.ID), []byte{1})
-	}
+	s.list(g)
 	if t := b.ImplicitTask; t != nil {
 		kept := *t
 		kept.State, kept.StartedMS, kept.StartedBy = TaskOpen, c.now, c.Actor.Principal

@@ -93,7 +93,7 @@ func (b *ReviewGrant) apply(s *state, c *context) Result {
 	}
 	asked := g
 	asked.Needs, asked.StepUp, asked.Signed = g.Review.Needs, "", g.Review.signed()
-	sg := Signed{Principal: k.Principal, Person: s.person(k.Principal), AtMS: c.now, Signature: b.Signature}
+	sg := Signed{Principal: k.Principal, Person: s.person(k.Principal), AtMS: c.now, Seq: c.seq, Signature: b.Signature}
 	if res := s.checkSigner(c, asked, &sg); !res.OK() {
 		return res
 	}

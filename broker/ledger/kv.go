@@ -64,6 +64,7 @@ const (
 	bucketEntry     = "entry"       // seq → Entry
 	bucketTree      = "tree"        // stored-hash index → hash
 	bucketDecision  = "decision"    // decision id → seq
+	bucketDelivery  = "delivery"    // webhook sink → Delivery
 )
 
 // key joins parts with NUL, which no part may contain.

@@ -31,7 +31,11 @@ const (
 	// CoolingMS is how long a denial stands before the same may be asked again.
 	CoolingMS = 5 * 60 * 1000
 	// ReviewMS is how long an emergency grant may stay unreviewed before it is overdue.
-	ReviewMS = 24 * 60 * 60 * 1000
+	ReviewMS           = 24 * 60 * 60 * 1000
+	MaxWebhooks        = 64 // the leader follows each by itself
+	MaxSinkGroups      = 64
+	MaxSinkURLBytes    = 2048
+	MinSinkSecretBytes = 16 // what signs must not be guessed
 
 	// DefaultPerPrincipal is the cap on live leases of one principal on one
 	// role where the role states none: far above any healthy service, far

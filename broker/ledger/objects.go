@@ -148,6 +148,11 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 		if res := s.checkReferences(o, changes); !res.OK() {
 			return res
 		}
+		if o.Kind == KindSink {
+			if res := s.checkSink(c, o, old); !res.OK() {
+				return res
+			}
+		}
 		if exists && o.Kind == KindTarget && typeOf(old.Spec) != typeOf(o.Spec) {
 			return refuse(CodeInvalid, "Target %s: the type of a target cannot change; make a new target.", o.Name)
 		}
@@ -159,6 +164,9 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 		if n := writes[kind]; n > 0 && s.countObjects(kind)+n > MaxObjects {
 			return refuse(CodeCapCount, "At most %d objects of kind %s are allowed.", MaxObjects, kind)
 		}
+	}
+	if slices.ContainsFunc(changes, func(o ObjectChange) bool { return o.Kind == KindSink }) {
+		return s.checkWebhookCount(changes)
 	}
 	return done("")
 }
@@ -266,6 +274,9 @@ func (v *view) countObjects(kind string) int {
 func (s *state) change(c *context, o ObjectChange) {
 	s.put(bucketMeta, metaEpoch, beUint(c.seq))
 	old, exists := s.object(o.Kind, o.Name)
+	if o.Kind == KindSink {
+		s.beginDelivery(c, o, old)
+	}
 	if o.Delete {
 		s.deleteObject(old)
 		return

@@ -278,6 +278,17 @@ func (q Query) Voucher(principal string) string { return q.v.voucher(principal) 
 // Person is the human behind a principal.
 func (q Query) Person(principal string) string { return q.v.person(principal) }
 
+// Unfinished returns the ids of grants that wait, or may still be collected.
+func (q Query) Unfinished(limit int) []string {
+	var out []string
+	q.v.Scan(bucketGrantDue, nil, nil, func(k, _ []byte) bool {
+		_, id := splitDue(k)
+		out = append(out, id)
+		return len(out) < limit
+	})
+	return out
+}
+
 // Unreviewed returns the ids of all emergencies that await their review.
 func (q Query) Unreviewed(limit int) []string {
 	var out []string
@@ -368,6 +379,9 @@ func (q Query) Endings(target string, fn func(Ending) bool) {
 
 // LiveCount returns how many leases principal holds on role.
 func (q Query) LiveCount(principal, role string) int { return q.v.count("p", principal, role) }
+
+// Delivery returns how far a webhook has come; false for what is none.
+func (q Query) Delivery(sink string) (Delivery, bool) { return q.v.delivery(sink) }
 
 // Entry returns one recorded command.
 func (q Query) Entry(seq uint64) (Entry, bool) {

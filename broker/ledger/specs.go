@@ -189,12 +189,6 @@ type ZoneSpec struct {
 	Networks    []string `json:"networks,omitempty"` // CIDRs whose clients belong to the zone
 }
 
-// SinkSpec is a Sink's spec.
-type SinkSpec struct {
-	Type string `json:"type"` // file
-	Path string `json:"path"`
-}
-
 // RoleTarget returns the target that a role name belongs to.
 func RoleTarget(role string) string {
 	target, _, _ := strings.Cut(role, "/")
@@ -229,10 +223,7 @@ func checkSpec(kind, name string, spec json.RawMessage) error {
 		if err := strict(spec, &k); err != nil {
 			return err
 		}
-		if k.Type != "file" || k.Path == "" {
-			return fmt.Errorf("a sink has type: file and a path")
-		}
-		return nil
+		return k.check()
 	case KindAuthMethod:
 		var m map[string]json.RawMessage
 		return strict(spec, &m)

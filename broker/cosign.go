@@ -107,7 +107,6 @@ func (e *Engine) ask(q ledger.Query, c Caller, a access, f footing, r ruling) (l
 	}
 	collect := now.Add(min(wait, ledger.MaxApprovalMS*time.Millisecond))
 	if a.Emergency {
-		collect = now.Add(time.Minute) // it is collected in the same breath
 		if role := f.role.Emergency; role != nil {
 			d.TotalS = min(d.TotalS, int64(time.Duration(role.MaxTTL)/time.Second))
 		}

@@ -2,7 +2,6 @@ package ledger_test
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -357,14 +356,6 @@ func (x *court) left() (out []string) {
 		}
 	})
 	return out
-}
-
-func mustRaw(v any) json.RawMessage {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return b
 }
 
 // aid is id for any name: ids have no i, l, o or u.

@@ -113,14 +113,31 @@ func (c *Client) ReviewGrant(ctx context.Context, id string, in wire.ReviewReque
 }
 
 // CollectGrant picks up what was approved: a credential, or for a change that
-// it is made. The answer's status is waiting while approvals are missing.
+// it is made. The answer's status is waiting while approvals are missing. A
+// change that was made already, as with its last approval, is no error.
 func (c *Client) CollectGrant(ctx context.Context, id string, in wire.CollectRequest) (Access, error) {
 	raw, err := post[json.RawMessage](ctx, c, grantPath(id)+"/collect", in)
+	var e *Error
+	if errors.As(err, &e) && e.Problem.Code == CodeGrantOver {
+		if g, lookErr := c.Grant(ctx, id); lookErr == nil && made(g) {
+			return madeAnswer(g)
+		}
+	}
 	if err != nil {
 		return Access{}, err
 	}
 	a := Access{Raw: raw}
 	return a, decode("", raw, &a.AccessAnswer)
+}
+
+// made says whether a grant is a change that was made.
+func made(g wire.Grant) bool { return g.Kind == wire.GrantChange && g.State == wire.GrantEnded }
+
+func madeAnswer(g wire.Grant) (Access, error) {
+	a := Access{AccessAnswer: wire.AccessAnswer{Status: StatusIssued, GrantID: g.ID, TaskID: g.TaskID, DecisionID: g.DecisionID}}
+	var err error
+	a.Raw, err = json.Marshal(a.AccessAnswer)
+	return a, err
 }
 
 // KeyDocument asks for what a new approval key signs to be registered.
@@ -173,9 +190,11 @@ func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.Collect
 		if changed && watch != nil {
 			watch(g)
 		}
-		switch g.State {
-		case wire.GrantWaiting:
-		case wire.GrantApproved, wire.GrantOpen:
+		switch {
+		case g.State == wire.GrantWaiting:
+		case made(g):
+			return madeAnswer(g)
+		case g.State == wire.GrantApproved, g.State == wire.GrantOpen:
 			a, err := c.collect(ctx, id, in)
 			// A signature may have ceased to count since: then it waits again.
 			if err != nil || a.Status != StatusWaiting {

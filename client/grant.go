@@ -21,6 +21,9 @@ const (
 	// minPoll is the least time between two looks at a grant that has not
 	// changed: a node that cannot wait must not be asked without end.
 	minPoll = time.Second
+	// changeTime is how long a change that is approved is left to whoever approved
+	// it last, with whose call it is made.
+	changeTime = 3 * time.Second
 	// collectTime bounds collecting once it has begun: a broken off answer may
 	// have held a credential.
 	collectTime = time.Minute
@@ -176,9 +179,10 @@ const (
 // is an *[Error] with [CodeGrantOver] or [CodeGrantVoid]. Watch, where given, hears of each version.
 func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.CollectRequest, watch func(wire.Grant)) (Access, error) {
 	var version uint64
+	wait := LongPoll
 	for first := true; ; first = false {
 		asked := time.Now()
-		g, err := c.lookAt(ctx, id, version, first)
+		g, err := c.lookAt(ctx, id, version, first, wait)
 		if ctx.Err() != nil {
 			return Access{}, ctx.Err()
 		}
@@ -194,6 +198,8 @@ func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.Collect
 		case g.State == wire.GrantWaiting:
 		case made(g):
 			return madeAnswer(g)
+		case g.Kind == wire.GrantChange && g.State == wire.GrantApproved && wait > changeTime:
+			wait, changed = changeTime, true // the last approval is about to make it
 		case g.State == wire.GrantApproved, g.State == wire.GrantOpen:
 			a, err := c.collect(ctx, id, in)
 			// A signature may have ceased to count since: then it waits again.
@@ -211,24 +217,24 @@ func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.Collect
 }
 
 // lookAt reads a grant, however long no node can say.
-func (c *Client) lookAt(ctx context.Context, id string, version uint64, first bool) (wire.Grant, error) {
+func (c *Client) lookAt(ctx context.Context, id string, version uint64, first bool, poll time.Duration) (wire.Grant, error) {
 	for {
 		var g wire.Grant
 		var err error
 		if first {
 			g, err = c.Grant(ctx, id)
 		} else {
-			g, err = c.AwaitGrant(ctx, id, version, LongPoll)
+			g, err = c.AwaitGrant(ctx, id, version, poll)
 		}
 		var e *Error
 		if err == nil || !errors.As(err, &e) || !e.Retryable() && e.Problem.Kind != KindRateLimited {
 			return g, err
 		}
-		wait := max(jitter(lastPause), time.Duration(e.Problem.RetryAfter)*time.Second)
+		pause := max(jitter(lastPause), time.Duration(e.Problem.RetryAfter)*time.Second)
 		if c.cfg.OnRetry != nil {
-			c.cfg.OnRetry(err, wait)
+			c.cfg.OnRetry(err, pause)
 		}
-		if !sleep(ctx, wait) {
+		if !sleep(ctx, pause) {
 			return g, err
 		}
 	}

@@ -58,17 +58,6 @@ type PasskeyOffer struct {
 	Others []Passkey `json:"others,omitempty"`
 }
 
-// approvers is the roster of keys that people approve with, as passkeys need it.
-type approvers interface {
-	// approveKeys lists a person's, by thumbprint.
-	approveKeys(principal string) ([]RegisteredKey, error)
-	// addApproveKey registers one. proof is its own signature over its document,
-	// vouch that of another key of the same person.
-	addApproveKey(ctx context.Context, c Caller, principal string, key cosign.Key, proof, vouch *cosign.Signature) (wire.Key, error)
-	// keyDocument is what proof and vouch sign, and whether a vouch is needed.
-	keyDocument(ctx context.Context, c Caller, principal string, key cosign.Key) (wire.KeyDocument, error)
-}
-
 // RegisteredKey is a key to approve with, and when it came.
 type RegisteredKey struct {
 	Thumbprint string
@@ -76,12 +65,18 @@ type RegisteredKey struct {
 	AddedAt    time.Time
 }
 
-func (e *Engine) approvers() (approvers, error) {
-	a, ok := any(e).(approvers)
-	if !ok {
-		return nil, fault.New(fault.Unavailable, "no_approval_keys", "This build keeps no keys to approve with.")
-	}
-	return a, nil
+// approveKeys lists the keys that a person approves with.
+func (e *Engine) approveKeys(principal string) ([]RegisteredKey, error) {
+	var out []RegisteredKey
+	err := e.view(func(q ledger.Query) error {
+		for _, k := range q.KeysOf(principal) {
+			if k.Use == ledger.UseApprove && k.Approve != nil {
+				out = append(out, RegisteredKey{Thumbprint: k.Thumbprint, Key: *k.Approve, AddedAt: at(k.AddedMS)})
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 // PasskeyLogin returns the options of a sign-in with a passkey that is already
@@ -93,11 +88,7 @@ func (e *Engine) PasskeyLogin(context.Context) (json.RawMessage, error) {
 // LoginPasskey opens a session, bound to a cookie, for whoever holds a
 // registered passkey.
 func (e *Engine) LoginPasskey(ctx context.Context, in PasskeyLogin) (wire.LoginAnswer, error) {
-	roster, err := e.approvers()
-	if err != nil {
-		return wire.LoginAnswer{}, err
-	}
-	principal, thumb, err := e.passkeys.Login(in.Response, roster.approveKeys)
+	principal, thumb, err := e.passkeys.Login(in.Response, e.approveKeys)
 	if err != nil {
 		return wire.LoginAnswer{}, err
 	}
@@ -111,11 +102,8 @@ func (e *Engine) LoginEnrolled(ctx context.Context, token secret.Text, address s
 	if err != nil {
 		return wire.LoginAnswer{}, err
 	}
-	sum := tok.Hash()
-	hash := hex.EncodeToString(sum[:])
-	var rec ledger.Enrolment
-	var ok bool
-	if err := e.view(func(q ledger.Query) error { rec, ok = q.Enrolment(hash); return nil }); err != nil {
+	hash, rec, ok, err := e.enrolment(tok)
+	if err != nil {
 		return wire.LoginAnswer{}, err
 	}
 	if !ok || rec.SpentBy != "" {
@@ -161,11 +149,7 @@ func (e *Engine) openCookie(ctx context.Context, cmd ledger.OpenSession, address
 
 // Passkeys lists the caller's passkeys.
 func (e *Engine) Passkeys(_ context.Context, c Caller) ([]Passkey, error) {
-	roster, err := e.approvers()
-	if err != nil {
-		return nil, err
-	}
-	keys, err := roster.approveKeys(c.Session.Principal)
+	keys, err := e.approveKeys(c.Session.Principal)
 	return passkeysOf(keys), err
 }
 
@@ -191,15 +175,11 @@ func (e *Engine) NewPasskey(ctx context.Context, c Caller) (json.RawMessage, err
 // OfferPasskey checks a passkey that the caller has just made, and says what
 // must sign it.
 func (e *Engine) OfferPasskey(ctx context.Context, c Caller, response json.RawMessage) (PasskeyOffer, error) {
-	roster, err := e.approvers()
-	if err != nil {
-		return PasskeyOffer{}, err
-	}
 	key, thumb, err := e.passkeys.Made(c.Session.Principal, response)
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	doc, err := roster.keyDocument(ctx, c, c.Session.Principal, key)
+	doc, err := e.documentOf(c.Session.Principal, key)
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
@@ -207,7 +187,7 @@ func (e *Engine) OfferPasskey(ctx context.Context, c Caller, response json.RawMe
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	keys, err := roster.approveKeys(c.Session.Principal)
+	keys, err := e.approveKeys(c.Session.Principal)
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
@@ -217,15 +197,11 @@ func (e *Engine) OfferPasskey(ctx context.Context, c Caller, response json.RawMe
 
 // AddPasskey registers a passkey that [Engine.OfferPasskey] has checked.
 func (e *Engine) AddPasskey(ctx context.Context, c Caller, ticket string, proof, vouch *wire.Signature) (wire.Key, error) {
-	roster, err := e.approvers()
-	if err != nil {
-		return wire.Key{}, err
-	}
 	key, err := e.passkeys.Redeem(c.Session.Principal, ticket)
 	if err != nil {
 		return wire.Key{}, err
 	}
-	return roster.addApproveKey(ctx, c, c.Session.Principal, key, cosigned(proof), cosigned(vouch))
+	return e.addApproveKey(ctx, c, c.Session.Principal, key, cosigned(proof), cosigned(vouch))
 }
 
 // cosigned is a signature in the shape that is checked and kept.

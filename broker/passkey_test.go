@@ -56,9 +56,8 @@ func TestEnrolmentOfOthersOpensNoConsole(t *testing.T) {
 	}
 }
 
-// Until the roster of approval keys is there, nobody signs in by passkey, and
-// the error says so.
-func TestPasskeysNeedTheRoster(t *testing.T) {
+// Nobody signs in by a passkey that is not registered.
+func TestPasskeysNeedARegisteredOne(t *testing.T) {
 	r := newRig(t)
 	if options, err := r.engine.PasskeyLogin(t.Context()); err != nil || !strings.Contains(string(options), "mayfly.example") {
 		t.Errorf("options %s, error %v", options, err)

@@ -34,6 +34,10 @@ build: ## bin/mayfly: static, reproducible from the commit
 setup: ## install what the tests need, if it is missing (PostgreSQL, Chromium)
 	@scripts/setup
 
+.PHONY: demo-approval
+demo-approval: setup build ## a privileged grant that two people co-sign, step by step
+	@go run ./e2e/demo -approval
+
 .PHONY: demo
 demo: setup build ## the main job against a real PostgreSQL, step by step
 	@go run ./e2e/demo

@@ -212,7 +212,7 @@ func urgent(b ledger.Body) bool {
 	case *ledger.OpenSession:
 		// People must be able to log in to end things; workloads can wait.
 		return strings.HasPrefix(b.Session.Principal, "human:")
-	case *ledger.EndLeases, *ledger.RecordWithdrawals, *ledger.EndTask, *ledger.Freeze, *ledger.EndSession, *ledger.ForceEnd, *ledger.Sweep:
+	case *ledger.EndLeases, *ledger.RecordWithdrawals, *ledger.EndTask, *ledger.EndGrant, *ledger.Freeze, *ledger.EndSession, *ledger.ForceEnd, *ledger.Sweep:
 		return true
 	}
 	return false
@@ -243,6 +243,17 @@ var kindOfCode = map[string]fault.Kind{
 	ledger.CodeLeaseEnded:       fault.Conflict,
 	ledger.CodeLastAdmin:        fault.Conflict,
 	ledger.CodeGeneration:       fault.Conflict,
+	ledger.CodeQuorum:           fault.Denied,
+	ledger.CodeSelfApproval:     fault.Denied,
+	ledger.CodeNotEligible:      fault.Denied,
+	ledger.CodeTwice:            fault.Conflict,
+	ledger.CodeGrantOver:        fault.Conflict,
+	ledger.CodeGrantVoid:        fault.Denied,
+	ledger.CodeCooling:          fault.RateLimited,
+	ledger.CodeSignature:        fault.Denied,
+	ledger.CodeEmergency:        fault.Denied,
+	ledger.CodeStepUp:           fault.Denied,
+	ledger.CodeVouch:            fault.Denied,
 }
 
 func refusal(res ledger.Result, decision string) *fault.Error {

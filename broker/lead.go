@@ -107,6 +107,9 @@ func (e *Engine) endDue(ctx context.Context) (time.Duration, error) {
 	if err := e.endDueTasks(ctx, now, &sleep); err != nil {
 		return tick, err
 	}
+	if err := e.endDueGrants(ctx, now, &sleep); err != nil {
+		return tick, err
+	}
 	for {
 		ids, next := e.dueLeases(now)
 		if len(ids) == 0 {

@@ -217,9 +217,24 @@ func (e *Engine) Whohas(ctx context.Context, c Caller, name string) (wire.Whohas
 		}
 		out = wire.Whohas{
 			LeaseID: l.ID, Principal: l.Grant.Principal, Chain: l.Grant.Chain, TaskID: l.Grant.TaskID, Purpose: l.Grant.Purpose,
-			DecisionID: l.Grant.DecisionID, Approvals: []string{}, State: l.State, Role: l.Grant.Role, Target: l.Target, Lease: wireLease(l),
+			DecisionID: l.Grant.DecisionID, Approvals: approversOf(q, l.Grant.ID), State: l.State, Role: l.Grant.Role, Target: l.Target, Lease: wireLease(l),
 		}
 		return nil
 	})
 	return out, err
+}
+
+// approversOf names who co-signed a grant.
+func approversOf(q ledger.Query, grant string) []string {
+	out := []string{}
+	g, ok := q.Cosigned(grant)
+	if !ok {
+		return out
+	}
+	for _, s := range g.Signed {
+		if !s.StepUp {
+			out = append(out, s.Principal)
+		}
+	}
+	return out
 }

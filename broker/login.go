@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,8 +98,17 @@ func (e *Engine) Login(ctx context.Context, in LoginInput) (wire.LoginAnswer, er
 	}
 	return wire.LoginAnswer{
 		SessionToken: token.Reveal(), TokenType: typ, SessionID: s.ID, Principal: s.Principal,
-		Instance: s.Instance, Method: s.Method, ExpiresAt: at(s.ExpiresMS),
+		Instance: s.Instance, Method: s.Method, ExpiresAt: at(s.ExpiresMS), Founder: in.EnrolmentToken != "" && e.isFounder(s.Principal),
 	}, nil
+}
+
+func (e *Engine) isFounder(principal string) (ok bool) {
+	_ = e.view(func(q ledger.Query) error { // a hint to the client, nothing more
+		g, _ := q.Genesis()
+		ok = slices.ContainsFunc(g.Founders, func(f ledger.Founder) bool { return f.Principal == principal })
+		return nil
+	})
+	return ok
 }
 
 // enrolmentSession spends a one-time token, which registers the proven key.
@@ -107,11 +117,21 @@ func (e *Engine) enrolmentSession(in LoginInput) (cmd ledger.OpenSession, err er
 	if err != nil {
 		return cmd, err
 	}
-	sum := tok.Hash()
-	hash := hex.EncodeToString(sum[:])
+	var hash string
 	var rec ledger.Enrolment
 	var ok bool
-	if err := e.view(func(q ledger.Query) error { rec, ok = q.Enrolment(hash); return nil }); err != nil {
+	err = e.view(func(q ledger.Query) error {
+		// As our client hands it in, or whole, as a person may paste it into a page.
+		for _, t := range []identity.EnrolToken{tok, tok.Presented()} {
+			sum := t.Hash()
+			hash = hex.EncodeToString(sum[:])
+			if rec, ok = q.Enrolment(hash); ok {
+				break
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return cmd, err
 	}
 	if !ok {
@@ -304,7 +324,12 @@ func (e *Engine) Keys(ctx context.Context, c Caller, principal string) ([]wire.K
 }
 
 func wireKey(k ledger.Key) wire.Key {
-	return wire.Key{Thumbprint: k.Thumbprint, Principal: k.Principal, Use: k.Use, JWK: k.JWK, AddedAt: at(k.AddedMS), AddedBy: k.AddedBy}
+	out := wire.Key{Thumbprint: k.Thumbprint, Principal: k.Principal, Use: k.Use, JWK: k.JWK, AddedAt: at(k.AddedMS), AddedBy: k.AddedBy}
+	if k.Approve != nil {
+		out.Kind = k.Approve.Kind
+		out.SSH, _ = k.Approve.SSH() // only an SSH key has that form
+	}
+	return out
 }
 
 // overPrincipal lets the caller act on itself; on others as policy says. It
@@ -328,6 +353,9 @@ func (e *Engine) AddKey(ctx context.Context, c Caller, in wire.AddKeyRequest) (w
 	h := e.header(c)
 	if in.Use == "" {
 		in.Use = ledger.UseSession
+	}
+	if in.Use == ledger.UseApprove {
+		return e.addKeyToApprove(ctx, c, in)
 	}
 	if err := e.overPrincipal(ctx, c, &in.Principal, policy.ActionAdminister, &h); err != nil {
 		return wire.Key{}, err
@@ -391,14 +419,23 @@ func (e *Engine) Enrol(ctx context.Context, c Caller, principal string, in wire.
 
 // enrol makes a token under a header that says who lets it be made.
 func (e *Engine) enrol(ctx context.Context, h ledger.Header, principal string, ttl time.Duration, why string) (wire.EnrolAnswer, error) {
-	tok, err := identity.NewEnrolToken(e.cfg.Hint.CAHash, e.cfg.Hint.Addresses)
+	tok, err := e.NewEnrolToken()
 	if err != nil {
 		return wire.EnrolAnswer{}, err
 	}
-	sum := tok.Hash()
+	return e.record(ctx, h, tok, principal, ttl, why)
+}
+
+// NewEnrolToken makes a token that leads to this cluster. Nothing knows of it yet.
+func (e *Engine) NewEnrolToken() (identity.EnrolToken, error) {
+	return identity.NewEnrolToken(e.cfg.Hint.CAHash, e.cfg.Hint.Addresses)
+}
+
+func (e *Engine) record(ctx context.Context, h ledger.Header, tok identity.EnrolToken, principal string, ttl time.Duration, why string) (wire.EnrolAnswer, error) {
+	sum := tok.Presented().Hash()
 	end := e.now().Add(ttl)
 	h.Idem = nil // the token is not stored, so that the answer cannot be repeated
-	_, err = e.commit(ctx, h, &ledger.IssueEnrolment{TokenHash: hex.EncodeToString(sum[:]), Principal: principal, ExpiresMS: end.UnixMilli(), Why: why})
+	_, err := e.commit(ctx, h, &ledger.IssueEnrolment{TokenHash: hex.EncodeToString(sum[:]), Principal: principal, ExpiresMS: end.UnixMilli(), Why: why})
 	if err != nil {
 		return wire.EnrolAnswer{}, err
 	}
@@ -411,8 +448,18 @@ func (e *Engine) enrol(ctx context.Context, h ledger.Header, principal string, t
 // checked the shares, has just made them, or is a development node; it logs
 // which. The ledger names the way the token was made, and why.
 func (e *Engine) EnrolByQuorum(ctx context.Context, principal, why string) (wire.EnrolAnswer, error) {
+	tok, err := e.NewEnrolToken()
+	if err != nil {
+		return wire.EnrolAnswer{}, err
+	}
+	return e.EnrolWith(ctx, tok, principal, why)
+}
+
+// EnrolWith is EnrolByQuorum with a token that was made before, because the
+// genesis record names what derives from it.
+func (e *Engine) EnrolWith(ctx context.Context, tok identity.EnrolToken, principal, why string) (wire.EnrolAnswer, error) {
 	h := e.header(Caller{Session: ledger.Session{Principal: "quorum:unseal-shares"}})
-	return e.enrol(ctx, h, principal, defaultEnrolTTL, why)
+	return e.record(ctx, h, tok, principal, defaultEnrolTTL, why)
 }
 
 // sameJSON compares two documents but for white space and member order.

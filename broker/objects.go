@@ -112,6 +112,7 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	var plan []change
 	var rulings []ruling
 	var denied *ruling
+	var waits bool
 	err := e.view(func(q ledger.Query) (err error) {
 		if plan, err = e.changes(q, in); err != nil {
 			return err
@@ -134,6 +135,7 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 			}
 			rulings = append(rulings, r)
 		}
+		waits = underCustody(q, plan)
 		return e.checkDoor(q, c, plan)
 	})
 	if err != nil {
@@ -147,6 +149,9 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	}
 	if in.DryRun || len(rulings) == 0 {
 		return answer, nil
+	}
+	if waits {
+		return e.applyWaits(ctx, c, answer, plan, in.Reason, rulings)
 	}
 	res, err := e.commitChanges(ctx, c, plan, rulings)
 	if err != nil {
@@ -170,12 +175,31 @@ func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rul
 		}
 	}
 	h := e.header(c)
-	h.DecisionID = rulings[0].ID
-	h.Decision = rulings[0].encode()
-	if len(rulings) > 1 {
-		h.Decision = rawMessage(map[string]any{"decision": rulings[0].Decision, "request": rulings[0].Request, "further": rulings[1:]})
-	}
+	h.DecisionID, h.Decision = rulings[0].ID, encodeAll(rulings)
 	return e.commit(ctx, h, &cmd, secrets...)
+}
+
+// encodeAll records several decisions under the first one's id.
+func encodeAll(rulings []ruling) json.RawMessage {
+	if len(rulings) == 1 {
+		return rulings[0].encode()
+	}
+	return rawMessage(map[string]any{"decision": rulings[0].Decision, "request": rulings[0].Request, "further": rulings[1:]})
+}
+
+// applyWaits asks for the approvals that the change needs; nothing is written yet.
+func (e *Engine) applyWaits(ctx context.Context, c Caller, answer wire.ApplyAnswer, plan []change, reason string, rulings []ruling) (wire.ApplyAnswer, error) {
+	id, err := e.askForChange(ctx, c, plan, reason, rulings)
+	if err != nil {
+		return answer, err
+	}
+	answer.GrantID = id
+	err = e.view(func(q ledger.Query) error {
+		g, _ := q.Cosigned(id)
+		answer.Waiting = e.wireWaiting(q, g)
+		return nil
+	})
+	return answer, err
 }
 
 // changes reads what is there and lines up what is asked for.

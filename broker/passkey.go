@@ -54,19 +54,11 @@ type PasskeyOffer struct {
 	// Hash is what both sign, 32 bytes.
 	Hash []byte `json:"hash"`
 	// Vouch is as in [wire.KeyDocument]; Others are the passkeys that may vouch.
-	Vouch  string    `json:"vouch"`
-	Others []Passkey `json:"others,omitempty"`
-}
-
-// approvers is the roster of keys that people approve with, as passkeys need it.
-type approvers interface {
-	// approveKeys lists a person's, by thumbprint.
-	approveKeys(principal string) ([]RegisteredKey, error)
-	// addApproveKey registers one. proof is its own signature over its document,
-	// vouch that of another key of the same person.
-	addApproveKey(ctx context.Context, c Caller, principal string, key cosign.Key, proof, vouch *cosign.Signature) (wire.Key, error)
-	// keyDocument is what proof and vouch sign, and whether a vouch is needed.
-	keyDocument(ctx context.Context, c Caller, principal string, key cosign.Key) (wire.KeyDocument, error)
+	// Founder is the thumbprint of the key of the caller's enrolment token, where
+	// that may vouch instead of the approvers.
+	Vouch   string    `json:"vouch"`
+	Others  []Passkey `json:"others,omitempty"`
+	Founder string    `json:"founder,omitempty"`
 }
 
 // RegisteredKey is a key to approve with, and when it came.
@@ -76,12 +68,17 @@ type RegisteredKey struct {
 	AddedAt    time.Time
 }
 
-func (e *Engine) approvers() (approvers, error) {
-	a, ok := any(e).(approvers)
-	if !ok {
-		return nil, fault.New(fault.Unavailable, "no_approval_keys", "This build keeps no keys to approve with.")
-	}
-	return a, nil
+// approveKeys lists the keys that a person may approve with.
+func (e *Engine) approveKeys(principal string) (out []RegisteredKey, err error) {
+	err = e.view(func(q ledger.Query) error {
+		for _, k := range q.KeysOf(principal) {
+			if k.Use == ledger.UseApprove && k.Approve != nil {
+				out = append(out, RegisteredKey{Thumbprint: k.Thumbprint, Key: *k.Approve, AddedAt: at(k.AddedMS)})
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 // PasskeyLogin returns the options of a sign-in with a passkey that is already
@@ -93,11 +90,7 @@ func (e *Engine) PasskeyLogin(context.Context) (json.RawMessage, error) {
 // LoginPasskey opens a session, bound to a cookie, for whoever holds a
 // registered passkey.
 func (e *Engine) LoginPasskey(ctx context.Context, in PasskeyLogin) (wire.LoginAnswer, error) {
-	roster, err := e.approvers()
-	if err != nil {
-		return wire.LoginAnswer{}, err
-	}
-	principal, thumb, err := e.passkeys.Login(in.Response, roster.approveKeys)
+	principal, thumb, err := e.passkeys.Login(in.Response, e.approveKeys)
 	if err != nil {
 		return wire.LoginAnswer{}, err
 	}
@@ -105,7 +98,8 @@ func (e *Engine) LoginPasskey(ctx context.Context, in PasskeyLogin) (wire.LoginA
 }
 
 // LoginEnrolled opens a session, bound to a cookie, for a person's one-time
-// enrolment token, so that a first passkey can be made. The token is spent.
+// enrolment token, so that a first passkey can be made. The token is spent. It
+// comes as a client hands it in ([identity.EnrolToken.Presented]), never whole.
 func (e *Engine) LoginEnrolled(ctx context.Context, token secret.Text, address string) (wire.LoginAnswer, error) {
 	tok, err := identity.ParseEnrolToken(token)
 	if err != nil {
@@ -161,11 +155,7 @@ func (e *Engine) openCookie(ctx context.Context, cmd ledger.OpenSession, address
 
 // Passkeys lists the caller's passkeys.
 func (e *Engine) Passkeys(_ context.Context, c Caller) ([]Passkey, error) {
-	roster, err := e.approvers()
-	if err != nil {
-		return nil, err
-	}
-	keys, err := roster.approveKeys(c.Session.Principal)
+	keys, err := e.approveKeys(c.Session.Principal)
 	return passkeysOf(keys), err
 }
 
@@ -190,51 +180,59 @@ func (e *Engine) NewPasskey(ctx context.Context, c Caller) (json.RawMessage, err
 
 // OfferPasskey checks a passkey that the caller has just made, and says what
 // must sign it.
-func (e *Engine) OfferPasskey(ctx context.Context, c Caller, response json.RawMessage) (PasskeyOffer, error) {
-	roster, err := e.approvers()
+func (e *Engine) OfferPasskey(_ context.Context, c Caller, response json.RawMessage) (PasskeyOffer, error) {
+	me := c.Session.Principal
+	key, thumb, err := e.passkeys.Made(me, response)
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	key, thumb, err := e.passkeys.Made(c.Session.Principal, response)
+	out := PasskeyOffer{Thumbprint: thumb, CredentialID: key.CredentialID, RPID: key.RPID}
+	err = e.view(func(q ledger.Query) error {
+		_, hash, err := keyDocument(q, me, key)
+		if err != nil {
+			return fault.Wrap(err, fault.Invalid, "passkey_unfit", "The passkey cannot be registered: %v.", err)
+		}
+		out.Hash, out.Vouch = hash[:], q.Voucher(me)
+		g, _ := q.Genesis()
+		for _, f := range g.Founders {
+			if f.Principal == me && out.Vouch == ledger.VouchApprovers {
+				out.Founder, err = cosign.Thumbprint(f.JWK)
+			}
+		}
+		return err
+	})
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	doc, err := roster.keyDocument(ctx, c, c.Session.Principal, key)
+	keys, err := e.approveKeys(me)
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	sum, err := hex.DecodeString(doc.Hash)
-	if err != nil {
-		return PasskeyOffer{}, err
-	}
-	keys, err := roster.approveKeys(c.Session.Principal)
-	if err != nil {
-		return PasskeyOffer{}, err
-	}
-	ticket, err := e.passkeys.Ticket(c.Session.Principal, key)
-	return PasskeyOffer{Ticket: ticket, Thumbprint: thumb, CredentialID: key.CredentialID, RPID: key.RPID, Hash: sum, Vouch: doc.Vouch, Others: passkeysOf(keys)}, err
+	out.Others = passkeysOf(keys)
+	out.Ticket, err = e.passkeys.Ticket(me, key)
+	return out, err
 }
 
-// AddPasskey registers a passkey that [Engine.OfferPasskey] has checked.
+// AddPasskey registers a passkey that [Engine.OfferPasskey] has checked. Where
+// the approvers must agree to it, the answer names the grant that waits for them.
 func (e *Engine) AddPasskey(ctx context.Context, c Caller, ticket string, proof, vouch *wire.Signature) (wire.Key, error) {
-	roster, err := e.approvers()
-	if err != nil {
-		return wire.Key{}, err
-	}
 	key, err := e.passkeys.Redeem(c.Session.Principal, ticket)
 	if err != nil {
 		return wire.Key{}, err
 	}
-	return roster.addApproveKey(ctx, c, c.Session.Principal, key, cosigned(proof), cosigned(vouch))
-}
-
-// cosigned is a signature in the shape that is checked and kept.
-func cosigned(s *wire.Signature) *cosign.Signature {
-	if s == nil {
-		return nil
+	// An attestation of "none" signs nothing: this is where the holder proves the
+	// key, for Apply takes the door's word for it.
+	err = e.view(func(q ledger.Query) error {
+		_, hash, err := keyDocument(q, c.Session.Principal, key)
+		if err == nil && (proof == nil || cosign.Verify(key, cosign.DomainKey, hash, signature(*proof)) != nil) {
+			err = fault.New(fault.Denied, ledger.CodeSignature, "The new passkey has not signed its own document. Add it again.")
+		}
+		return err
+	})
+	if err != nil {
+		return wire.Key{}, err
 	}
-	return &cosign.Signature{Verifier: 1, Kind: s.Kind, Key: s.Key, AuthenticatorData: s.AuthenticatorData, ClientDataJSON: s.ClientDataJSON,
-		Assertion: s.Assertion, SSHSIG: s.SSHSIG, JWS: s.JWS}
+	return e.addApproveKey(ctx, c, c.Session.Principal, key, optional(proof), optional(vouch))
 }
 
 // Ticket keeps a checked key with the browser until the browser has had it

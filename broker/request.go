@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker/cosign"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/policy"
@@ -32,12 +34,26 @@ func (e *Engine) Request(ctx context.Context, c Caller, in wire.AccessRequest) (
 		}
 		return e.repeat(ctx, c, lease)
 	}
+	return e.request(ctx, c, ask)
+}
+
+// request decides until the ledger stands still long enough.
+func (e *Engine) request(ctx context.Context, c Caller, ask access) (wire.AccessAnswer, error) {
 	for range staleRetries {
 		p, err := e.plan(ctx, c, ask)
 		if err != nil {
 			return wire.AccessAnswer{}, err
 		}
-		answer, again, err := e.issue(ctx, c, p)
+		var answer wire.AccessAnswer
+		var again bool
+		switch {
+		case p.before != "":
+			return e.CollectGrant(ctx, c, p.before, wire.CollectRequest{CSR: ask.CSR, PublicKey: ask.PublicKey})
+		case p.ask != nil:
+			answer, again, err = e.wait(ctx, c, p, ask)
+		default:
+			answer, again, err = e.issue(ctx, c, p)
+		}
 		if !again {
 			return answer, err
 		}
@@ -51,6 +67,9 @@ type access struct {
 	ttl   time.Duration
 	scope scope.Scope
 	csr   []byte
+	// grant is what is being collected, with its document; nil for a request.
+	grant    *ledger.Cosigned
+	document *cosign.GrantDocument
 }
 
 func parseAccess(in wire.AccessRequest) (access, error) {
@@ -61,8 +80,10 @@ func parseAccess(in wire.AccessRequest) (access, error) {
 		return a, fault.New(fault.Invalid, "role_missing", "Name the role that is wanted, as target/role.")
 	case in.Task != "" && in.Purpose != "":
 		return a, fault.New(fault.Invalid, "purpose_beside_task", "A purpose beside a task is ambiguous: the task has its own. Leave one out.")
-	case in.Emergency:
-		return a, fault.New(fault.Invalid, "emergency_unsupported", "Emergency grants are not available in this release.")
+	case in.Emergency && strings.TrimSpace(in.Reason) == "":
+		return a, fault.New(fault.Invalid, "reason_missing", "An emergency needs a reason: --emergency --reason \"…\". Reviewers will read it.")
+	case len(in.Reason) > ledger.MaxReasonBytes:
+		return a, fault.New(fault.Invalid, "reason_too_long", "A reason has at most %d bytes.", ledger.MaxReasonBytes)
 	case len(in.Purpose) > ledger.MaxPurposeBytes:
 		return a, fault.New(fault.Invalid, "purpose_too_long", "A purpose has at most %d bytes.", ledger.MaxPurposeBytes)
 	case len(in.PublicKey) > 4096 || len(in.CSR) > 16<<10:
@@ -101,9 +122,13 @@ func parseTTL(s string) (time.Duration, error) {
 // plan is a decided request, ready to be committed.
 type plan struct {
 	command ledger.OpenLease
-	ruling  ruling
-	role    ledger.RoleSpec
-	target  *target
+	// ask is set instead where the request must wait; before names an unfinished
+	// grant of the same request.
+	ask    *ledger.RequestGrant
+	before string
+	ruling ruling
+	role   ledger.RoleSpec
+	target *target
 }
 
 // ground on which one request stands, as read in one transaction.
@@ -141,8 +166,20 @@ func (e *Engine) plan(ctx context.Context, c Caller, a access) (p plan, err erro
 			denied = fault.New(fault.Denied, denialCode(r.Decision), "%s", denialText(c, r))
 			return nil
 		}
-		if denied = e.obligations(q, c, f, r); denied != nil {
+		if denied = e.checkCaps(q, c, f); denied != nil {
 			return nil
+		}
+		if denied = a.checkAgain(f, r); denied != nil {
+			return nil
+		}
+		if a.asks(f, r) {
+			if g, ok := e.asked(q, c, a, f); ok {
+				p.before = g.ID
+				return nil
+			}
+			cmd, err := e.ask(q, c, a, f, r)
+			p.ask = &cmd
+			return err
 		}
 		p.role = f.role
 		if p.target, err = e.targets.acquire(q, ledger.RoleTarget(a.Role)); err != nil {
@@ -257,7 +294,8 @@ func (e *Engine) accessQuestion(q ledger.Query, c Caller, a access, f footing) q
 		ttl = time.Duration(f.role.TTL.Default)
 	}
 	ctx := policy.Context{Purpose: a.Purpose, TTLSeconds: int64(ttl / time.Second), Scope: flatten(f.scope), Chain: f.chain}
-	if f.task != nil {
+	ctx.Emergency = a.Emergency
+	if f.task != nil && !f.task.Implicit {
 		ctx.Purpose = f.task.Purpose
 		ctx.Task = policy.Task{ID: f.task.ID, Name: f.task.Name, Owner: f.task.Principal, Depth: int64(f.task.Depth)}
 	}
@@ -266,17 +304,8 @@ func (e *Engine) accessQuestion(q ledger.Query, c Caller, a access, f footing) q
 	return question{action: policy.ActionRequest, resource: res, context: ctx}
 }
 
-// obligations refuses what the permit asks for and this release cannot give,
-// and what a cap forbids before it would only fill the log.
-func (e *Engine) obligations(q ledger.Query, c Caller, f footing, r ruling) *fault.Error {
-	o := r.Decision.Obligations
-	switch {
-	case len(f.role.Approvals) > 0 || len(o.Approvals) > 0:
-		return fault.New(fault.ApprovalRequired, "approval_required", "%s needs co-signatures (%s), which this release cannot collect yet. Nothing was issued. See: mayfly policy explain %s",
-			f.roleObj.Name, approvalWords(f.role.Approvals, o.Approvals), r.ID)
-	case o.StepUp != "":
-		return fault.New(fault.Denied, "step_up_required", "Policy asks for a fresh %s login, which this release cannot take yet. See: mayfly policy explain %s", o.StepUp, r.ID)
-	}
+// checkCaps refuses what a cap forbids before it would only fill the log.
+func (e *Engine) checkCaps(q ledger.Query, c Caller, f footing) *fault.Error {
 	limit := f.role.Caps.PerPrincipal
 	if limit == 0 {
 		limit = ledger.DefaultPerPrincipal
@@ -286,20 +315,6 @@ func (e *Engine) obligations(q ledger.Query, c Caller, f footing, r ruling) *fau
 			Detail: fmt.Sprintf("%s holds %d live leases on %s, the most that caps.per_principal allows. End a task or revoke some first.", c.Session.Principal, limit, f.roleObj.Name)}
 	}
 	return nil
-}
-
-func approvalWords(floor []ledger.Approval, more []policy.Quorum) string {
-	var s string
-	for _, a := range floor {
-		s += fmt.Sprintf("%d of %s by the role, ", a.Count, a.Group)
-	}
-	for _, a := range more {
-		s += fmt.Sprintf("%d of %s by policy %s, ", a.Count, a.Group, a.Policy)
-	}
-	if s == "" {
-		return s
-	}
-	return s[:len(s)-2]
 }
 
 // compose writes the command that opens the lease.
@@ -324,6 +339,7 @@ func (e *Engine) compose(q ledger.Query, c Caller, a access, f footing, r ruling
 	}
 	if f.task != nil {
 		cmd.Lease.Grant.TaskID = f.task.ID
+		a.onGrant(&cmd.Lease, now)
 		return cmd, nil
 	}
 	task, err := e.newID(ledger.PrefixTask)

@@ -220,7 +220,6 @@ func TestRequestRefusals(t *testing.T) {
 		"ttl over the role's": {wire.AccessRequest{Role: "t1/ro", TTL: "1h"}, fault.Denied, "ttl_exceeds_role"},
 		"scope":               {wire.AccessRequest{Role: "t1/ro", Scope: json.RawMessage(`[{"x":1}]`)}, fault.Invalid, "invalid_authorization_details"},
 		"wider scope":         {wire.AccessRequest{Role: "t1/ro", Scope: json.RawMessage(simScopeBoth)}, fault.Denied, "scope_exceeds_role"},
-		"floor":               {wire.AccessRequest{Role: "t2/priv", Purpose: "p"}, fault.ApprovalRequired, "approval_required"},
 	} {
 		_, err := r.request(appCaller, c.in)
 		if fe := fault.As(err); fe == nil || fe.Kind != c.kind || fe.StableCode() != c.code {

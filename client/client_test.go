@@ -184,7 +184,7 @@ func TestWhatIsRetriedAndWhatIsNot(t *testing.T) {
 func TestTheRetryBudgetEnds(t *testing.T) {
 	c := clienttest.New(t, 1)
 	cfg := config(t, c)
-	cfg.Retry = 300 * time.Millisecond
+	cfg.Retry = time.Second // logging in counts, on a busy machine too
 	waits := 0
 	cfg.OnRetry = func(error, time.Duration) { waits++ }
 	cl := asAnn(t, c, cfg)
@@ -194,7 +194,7 @@ func TestTheRetryBudgetEnds(t *testing.T) {
 	if e := kind(t, err, client.KindUnavailable); e.Problem.Code != "sealed" || e.ExitCode() != 5 {
 		t.Errorf("%v", e)
 	}
-	if waits == 0 || time.Since(began) > 2*time.Second {
+	if waits == 0 || time.Since(began) > 5*time.Second {
 		t.Errorf("%d retries in %s", waits, time.Since(began))
 	}
 }

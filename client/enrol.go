@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,7 +27,9 @@ import (
 //	version (1) ‖ length of the whole (2) ‖ secret (32) ‖ CA hash (32) ‖
 //	addresses: count (1), each length (1) and bytes ‖ checksum (4)
 //
-// Only the hash and the addresses matter to a client; the broker judges the rest.
+// A client hands it in with another secret, which derives from the token's
+// (HMAC-SHA256): no node learns what else derives from it, which is a
+// first approver's way to vouch for a key of theirs.
 const (
 	enrolPrefix  = "mfe_"
 	enrolVersion = 1
@@ -37,7 +40,8 @@ const (
 
 // enrolment is what a client reads of an enrolment token.
 type enrolment struct {
-	text      secret.Text
+	text      secret.Text // as it is handed in
+	voucher   []byte      // seed of the key that vouches
 	caHash    [32]byte
 	addresses []string
 }
@@ -63,7 +67,8 @@ func parseEnrolment(token secret.Text) (enrolment, error) {
 	if sum := sha256.Sum256(raw[:cut]); !bytes.Equal(sum[:enrolSum], raw[cut:]) {
 		return enrolment{}, errEnrolment
 	}
-	e := enrolment{text: secret.New(text)}
+	var e enrolment
+	e.text, e.voucher = derived(raw)
 	rest := raw[enrolHead:cut]
 	rest = rest[copy(e.caHash[:], rest):]
 	count := int(rest[0])
@@ -79,6 +84,20 @@ func parseEnrolment(token secret.Text) (enrolment, error) {
 		return enrolment{}, errEnrolment
 	}
 	return e, nil
+}
+
+// derived returns the token as it is handed in, and the seed of the key that vouches.
+func derived(raw []byte) (text secret.Text, voucher []byte) {
+	derive := func(purpose string) []byte {
+		mac := hmac.New(sha256.New, raw[3:enrolHead])
+		mac.Write([]byte(purpose))
+		return mac.Sum(nil)
+	}
+	out := slices.Clone(raw[:len(raw)-enrolSum])
+	copy(out[3:], derive("mayfly.enrol.login.v1"))
+	sum := sha256.Sum256(out)
+	text = secret.New(enrolPrefix + base64.RawURLEncoding.EncodeToString(append(out, sum[:enrolSum]...)))
+	return text, derive("mayfly.enrol.approve.v1")
 }
 
 // Enrol redeems an enrolment token: it finds the cluster by the token's
@@ -120,6 +139,11 @@ func Enrol(ctx context.Context, cfg Config, token secret.Text) (wire.LoginAnswer
 	answer, err := c.enrol(ctx, e.text)
 	if err != nil {
 		return none, err
+	}
+	if answer.Founder {
+		if err := home.saveVoucher(e.voucher); err != nil {
+			return none, err
+		}
 	}
 	if err := home.SaveIdentity(Identity{Principal: answer.Principal, Addresses: cfg.Addresses}, ca); err != nil {
 		return none, err

@@ -118,6 +118,8 @@ var titles = map[string]string{
 	KindInternal:        "Failed",
 	KindInvalid:         "Invalid request",
 	KindUnauthenticated: "Not authenticated",
+	KindDenied:          "Denied",
+	KindConflict:        "Conflict",
 	KindUnavailable:     "Unavailable",
 	KindIndeterminate:   "Outcome unknown",
 }

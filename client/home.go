@@ -1,7 +1,10 @@
 package client
 
 import (
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -175,3 +178,43 @@ func (h *Home) Lock(done <-chan struct{}, name string) (release func(), err erro
 		}
 	}
 }
+
+const voucherName = "voucher.pem"
+
+// saveVoucher keeps the key that a first approver's enrolment token gives, until
+// it has vouched for the person's own.
+func (h *Home) saveVoucher(seed []byte) error {
+	der, err := x509.MarshalPKCS8PrivateKey(ed25519.NewKeyFromSeed(seed))
+	if err != nil {
+		return err
+	}
+	return h.write(voucherName, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// Voucher returns the key that vouches for a first key to approve with, or nil
+// where enrolment left none.
+func (h *Home) Voucher() (ed25519.PrivateKey, error) {
+	raw, err := readBounded(h.Path(voucherName), maxHomeFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return nil, fmt.Errorf("%s is damaged; ask the approvers to approve the key instead", h.Path(voucherName))
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s is damaged; ask the approvers to approve the key instead", h.Path(voucherName))
+	}
+	own, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s holds another kind of key than enrolment leaves", h.Path(voucherName))
+	}
+	return own, nil
+}
+
+// ForgetVoucher removes it once it has served.
+func (h *Home) ForgetVoucher() error { return h.Remove(voucherName) }

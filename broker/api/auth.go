@@ -28,6 +28,11 @@ func (s *Server) authenticate(c *call, r *http.Request) error {
 		return s.authenticateSession(c, r)
 	case needKey:
 		return s.proveKey(c, r)
+	case needClient:
+		if len(r.Header.Values("Authorization")) > 0 {
+			return s.authenticateSession(c, r)
+		}
+		return s.proveKey(c, r)
 	}
 	return nil
 }

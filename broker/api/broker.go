@@ -19,6 +19,7 @@ type Broker interface {
 	sessions
 	configuration
 	work
+	grants
 	oversight
 
 	// Verifier checks DPoP proofs with this node's nonces and replay cache.
@@ -61,6 +62,19 @@ type work interface {
 	Leases(ctx context.Context, c broker.Caller, f broker.LeaseFilter) ([]wire.Lease, error)
 	Renew(ctx context.Context, c broker.Caller, id string, in wire.RenewRequest) (wire.Lease, error)
 	Revoke(ctx context.Context, c broker.Caller, id string, in wire.RevokeRequest) (wire.Lease, error)
+}
+
+type grants interface {
+	Grants(ctx context.Context, c broker.Caller, f broker.GrantFilter) ([]wire.Grant, error)
+	Grant(ctx context.Context, c broker.Caller, id string) (wire.Grant, error)
+	AwaitGrant(ctx context.Context, c broker.Caller, id string, version uint64, wait time.Duration) (wire.Grant, error)
+	ApproveGrant(ctx context.Context, c broker.Caller, id string, in wire.ApproveRequest) (wire.Grant, error)
+	DenyGrant(ctx context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error)
+	CancelGrant(ctx context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error)
+	RevokeGrant(ctx context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error)
+	CollectGrant(ctx context.Context, c broker.Caller, id string, in wire.CollectRequest) (wire.AccessAnswer, error)
+	ReviewGrant(ctx context.Context, c broker.Caller, id string, in wire.ReviewRequest) (wire.Grant, error)
+	KeyDocument(ctx context.Context, c broker.Caller, principal string, in wire.ApproveKey) (wire.KeyDocument, error)
 }
 
 type oversight interface {

@@ -23,6 +23,7 @@ type call struct {
 	login  broker.LoginInput // what was proven, for login only
 	scheme string            // DPoP or mTLS, once accepted
 	body   []byte
+	form   form // of an OAuth call
 
 	// mayGoOn says that the leader may be asked instead; elsewhere that it must.
 	mayGoOn, elsewhere bool

@@ -46,7 +46,7 @@ func (s *Server) consoleEngine() (console.Engine, error) {
 func (s *Server) serveConsole(pages *console.Console, w http.ResponseWriter, r *http.Request) {
 	c := callOf(r.Context())
 	c.route = &route{method: r.Method, path: "/console", access: needNothing, place: anywhere, stream: true}
-	if err := s.pace(c); err != nil {
+	if err := s.pace(c, r); err != nil {
 		s.fail(w, r, err)
 		return
 	}

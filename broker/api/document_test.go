@@ -11,7 +11,9 @@ import (
 // operations is what ENGINE promises outside; a path that goes missing breaks
 // programs.
 var operations = []string{
-	"POST /login", "POST /logout", "GET /whoami", "GET /keys", "POST /keys", "DELETE /keys/{thumbprint}", "POST /principals/{name}/enrolment",
+	"GET /grants", "GET /grants/{id}", "POST /grants/{id}/approve", "POST /grants/{id}/deny", "POST /grants/{id}/cancel", "POST /grants/{id}/revoke",
+	"POST /grants/{id}/collect", "POST /grants/{id}/review",
+	"POST /login", "POST /logout", "GET /whoami", "GET /keys", "POST /keys", "POST /keys/document", "DELETE /keys/{thumbprint}", "POST /principals/{name}/enrolment",
 	"GET /objects/{kind}", "GET /objects/{kind}/{name}", "POST /objects", "POST /targets/{name}/check", "POST /target-preview",
 	"POST /tasks", "GET /tasks", "GET /tasks/{id}", "POST /tasks/{id}/heartbeat", "POST /tasks/{id}/end",
 	"POST /requests", "GET /leases", "GET /leases/{id}", "POST /leases/{id}/renew", "POST /leases/{id}/revoke",

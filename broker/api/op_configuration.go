@@ -29,7 +29,8 @@ func (f *surface) addConfiguration() {
 		func(ctx context.Context, c *call, in *objectInput) (wire.Object, error) {
 			return c.broker.Object(ctx, c.caller, in.Kind, in.Name)
 		})
-	add(f, route{method: http.MethodPost, path: "/objects", id: "apply", tag: "configuration", maxBody: largeBody, summary: "Write objects, all or none"},
+	addWaiting(f, route{method: http.MethodPost, path: "/objects", id: "apply", tag: "configuration", maxBody: largeBody, summary: "Write objects, all or none"},
+		func(a wire.ApplyAnswer) bool { return a.GrantID != "" },
 		func(ctx context.Context, c *call, in *body[wire.ApplyRequest]) (wire.ApplyAnswer, error) {
 			return c.broker.Apply(ctx, c.caller, in.Body)
 		})

@@ -61,7 +61,8 @@ func (f *surface) addSessions() {
 		func(ctx context.Context, c *call, in *byPrincipal) ([]wire.Key, error) {
 			return list(c.broker.Keys(ctx, c.caller, in.Principal))
 		})
-	add(f, route{method: http.MethodPost, path: "/keys", id: "add-key", tag: "sessions", summary: "Register a key"},
+	addWaiting(f, route{method: http.MethodPost, path: "/keys", id: "add-key", tag: "sessions", summary: "Register a key"},
+		func(k wire.Key) bool { return k.GrantID != "" },
 		func(ctx context.Context, c *call, in *body[wire.AddKeyRequest]) (wire.Key, error) {
 			return c.broker.AddKey(ctx, c.caller, in.Body)
 		})

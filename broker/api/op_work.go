@@ -87,7 +87,7 @@ func patience(text string) (time.Duration, error) {
 }
 
 func (f *surface) addLeases() {
-	add(f, route{method: http.MethodPost, path: "/requests", id: "request", tag: "work", timeout: longCall, summary: "Ask for a credential"},
+	addWaiting(f, route{method: http.MethodPost, path: "/requests", id: "request", tag: "work", timeout: longCall, summary: "Ask for a credential"}, accessWaits,
 		func(ctx context.Context, c *call, in *body[wire.AccessRequest]) (wire.AccessAnswer, error) {
 			return c.broker.Request(ctx, c.caller, in.Body)
 		})

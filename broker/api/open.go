@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -33,6 +34,7 @@ func (f *surface) addOpen() {
 		return public(w, "application/openapi+json", s.openAPI)
 	})
 	plain("/.well-known/openid-configuration", hereOnly, s.discovery)
+	plain("/.well-known/oauth-authorization-server", hereOnly, s.oauthDiscovery)
 	plain("/oauth/jwks", anywhere, s.jwks)
 	f.mux.HandleFunc("/", s.nowhere)
 }
@@ -68,16 +70,14 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // discovery is the OpenID Provider's metadata (OpenID Connect Discovery 1.0
-// §3), as far as verifiers of issued tokens need it.
+// §3), as far as verifiers of issued tokens need it, and the OAuth endpoints'.
+// There is no authorization endpoint; libraries insist on its members.
 func (s *Server) discovery(w http.ResponseWriter, _ *http.Request) error {
-	issuer := strings.TrimSuffix(s.cfg.ExternalURLs[0], "/")
-	body, err := json.Marshal(map[string]any{
-		"issuer":                                issuer,
-		"jwks_uri":                              issuer + "/oauth/jwks",
-		"response_types_supported":              []string{"id_token"},
-		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{"ES256", "EdDSA"},
-	})
+	meta := s.oauthMetadata()
+	meta["response_types_supported"] = []string{"id_token"}
+	meta["subject_types_supported"] = []string{"public"}
+	meta["id_token_signing_alg_values_supported"] = []string{"ES256", "EdDSA"}
+	body, err := json.Marshal(meta)
 	if err != nil {
 		return err
 	}
@@ -116,11 +116,15 @@ func (s *Server) nowhere(w http.ResponseWriter, r *http.Request) {
 }
 
 func writeJSON(w http.ResponseWriter, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
+	// Without escapes for HTML: a grant's document goes out as the bytes that are
+	// under its hash.
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", mediaJSON)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(body.Bytes())
 	return nil
 }

@@ -121,7 +121,12 @@ func classify(err error, mutating bool) error {
 
 // fail answers r with err.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	write(w, s.report(r.Context(), err))
+	p := s.report(r.Context(), err)
+	if rt := callOf(r.Context()).route; rt != nil && rt.form {
+		writeOAuth(w, err, p)
+		return
+	}
+	write(w, p)
 }
 
 func write(w http.ResponseWriter, p *problem) {

@@ -15,6 +15,7 @@ type access int
 const (
 	needSession access = iota // the zero value: nobody without a session
 	needKey                   // login: the proof of a key or a certificate
+	needClient                // OAuth: a session, or the proof of a key beside which evidence stands in the body
 	needShares                // operator calls that key shares authorise
 	needNothing
 )
@@ -44,6 +45,7 @@ type route struct {
 
 	body     *shape // nil: the route takes no body
 	optional bool   // the body may be left out
+	form     bool   // an OAuth call: the body is a form, errors are RFC 6749's
 }
 
 // mutates reports whether an outcome that nobody heard of must be asked for
@@ -63,7 +65,7 @@ func (rt *route) limit() int64 {
 	switch {
 	case rt.maxBody > 0:
 		return rt.maxBody
-	case rt.body == nil:
+	case rt.body == nil && !rt.form:
 		return 1 << 10 // an empty object, from clients that always send one
 	default:
 		return smallBody

@@ -47,13 +47,13 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request, handle
 // check does all that must hold before a handler runs. It sets c.elsewhere for
 // what the leader must answer.
 func (s *Server) check(c *call, w http.ResponseWriter, r *http.Request) error {
-	if err := s.pace(c); err != nil {
+	if err := s.pace(c, r); err != nil {
 		return err
 	}
 	if err := checkQuery(r.URL); err != nil {
 		return err
 	}
-	if c.route.access == needSession || c.route.access == needKey || c.route.place != hereOnly {
+	if c.route.access == needSession || c.route.access == needKey || c.route.access == needClient || c.route.place != hereOnly {
 		broker, err := s.cfg.Engine()
 		if err != nil {
 			return err
@@ -73,10 +73,14 @@ func (s *Server) check(c *call, w http.ResponseWriter, r *http.Request) error {
 }
 
 // pace limits what one address may ask without a session.
-func (s *Server) pace(c *call) error {
+func (s *Server) pace(c *call, r *http.Request) error {
 	var limit *perAddress
-	switch c.route.access {
-	case needKey:
+	access := c.route.access
+	if access == needClient && len(r.Header.Values("Authorization")) > 0 {
+		access = needSession
+	}
+	switch access {
+	case needKey, needClient:
 		limit = s.throttle.logins
 		if !c.forwarded && s.throttle.failures.spent(c.address) {
 			limit = s.throttle.failures
@@ -119,6 +123,9 @@ func checkQuery(u *url.URL) error {
 // decodes or forwards it.
 func readBody(c *call, w http.ResponseWriter, r *http.Request) error {
 	rt := c.route
+	if rt.form {
+		return readForm(c, w, r)
+	}
 	body, err := readLimited(w, r, rt.limit())
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ type Server struct {
 	throttle throttle
 	inFlight atomic.Int64
 	draining atomic.Bool
+	polls    polls
 
 	openAPI   []byte
 	routes    *http.ServeMux
@@ -108,9 +109,11 @@ func (s *Server) build() error {
 	f.addConfiguration()
 	f.addTasks()
 	f.addLeases()
+	f.addGrants()
 	f.addOversight()
 	f.addSystem()
 	f.addOpen()
+	f.addOAuth()
 	if err := f.addConsole(); err != nil {
 		return err
 	}

@@ -2,9 +2,12 @@ package identity
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"net"
 	"strconv"
 	"strings"
@@ -66,6 +69,35 @@ func (t EnrolToken) Encode() secret.Text {
 // other addresses or another CA is not the one that was made.
 func (t EnrolToken) Hash() TokenHash {
 	return sha256.Sum256(append([]byte("mayfly.enrol.v1\x00"), t.bytes()...))
+}
+
+// Presented is the token as a client hands it in: the same, with a secret that
+// derives from the token's own. So no node that a token is handed to can make
+// what else derives from it; see [EnrolToken.Founder].
+func (t EnrolToken) Presented() EnrolToken {
+	t.Secret = [32]byte(t.derive("mayfly.enrol.login.v1"))
+	return t
+}
+
+// Founder is the key that derives from the token of somebody named at init. Its
+// public half stands in the genesis record and vouches for their first key to
+// approve with.
+func (t EnrolToken) Founder() ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(t.derive("mayfly.enrol.approve.v1"))
+}
+
+// FounderJWK is the public half of [EnrolToken.Founder], with its required
+// members only (RFC 8037).
+func (t EnrolToken) FounderJWK() json.RawMessage {
+	public := t.Founder()[ed25519.SeedSize:] // RFC 8032: seed ‖ public key
+	return json.RawMessage(`{"crv":"Ed25519","kty":"OKP","x":"` + strictBase64.EncodeToString(public) + `"}`)
+}
+
+// derive is HMAC-SHA256 under the secret, which is random already.
+func (t EnrolToken) derive(purpose string) []byte {
+	mac := hmac.New(sha256.New, t.Secret[:])
+	mac.Write([]byte(purpose))
+	return mac.Sum(nil)
 }
 
 func (t EnrolToken) bytes() []byte {

@@ -54,6 +54,17 @@ const (
 	CodeLeaseEnded       = "lease_ended"
 	CodeLastAdmin        = "would_leave_no_administrator"
 	CodeGeneration       = "generation_conflict"
+	CodeQuorum           = "quorum_impossible"
+	CodeSelfApproval     = "self_approval"
+	CodeNotEligible      = "not_eligible"
+	CodeTwice            = "already_approved"
+	CodeGrantOver        = "grant_over"
+	CodeGrantVoid        = "grant_void"
+	CodeCooling          = "cooling_down"
+	CodeSignature        = "signature_invalid"
+	CodeEmergency        = "emergency_refused"
+	CodeStepUp           = "step_up_required"
+	CodeVouch            = "key_not_vouched"
 )
 
 func refuse(code, detail string, args ...any) Result {

@@ -64,7 +64,8 @@ type Secret struct {
 	Value []byte `json:"value"`
 }
 
-func (s Secret) commitment() Commitment {
+// Commitment is what the leaf holds instead of the secret.
+func (s Secret) Commitment() Commitment {
 	h := sha256.New()
 	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s.Salt))))
 	h.Write(s.Salt)
@@ -119,6 +120,12 @@ var bodies = map[string]func() Body{
 	"issue_join_token":   func() Body { return new(IssueJoinToken) },
 	"admit_node":         func() Body { return new(AdmitNode) },
 	"sweep":              func() Body { return new(Sweep) },
+	"request_grant":      func() Body { return new(RequestGrant) },
+	"approve_grant":      func() Body { return new(ApproveGrant) },
+	"end_grant":          func() Body { return new(EndGrant) },
+	"review_grant":       func() Body { return new(ReviewGrant) },
+	"make_change":        func() Body { return new(MakeChange) },
+	"record_delivery":    func() Body { return new(RecordDelivery) },
 }
 
 // Types returns the names of all command types, sorted.
@@ -136,7 +143,7 @@ func Encode(h Header, b Body, secrets ...Secret) ([]byte, error) {
 		if len(s.Salt) < 16 {
 			return nil, fmt.Errorf("ledger: secret %s: a salt of at least 16 bytes is needed", s.Name)
 		}
-		h.Commitments = append(h.Commitments, s.commitment())
+		h.Commitments = append(h.Commitments, s.Commitment())
 	}
 	first, err := json.Marshal(head{V: commandVersion, Type: b.Type(), Header: h})
 	if err != nil {
@@ -272,7 +279,7 @@ func checkCommitments(want []Commitment, got []Secret) error {
 		return fmt.Errorf("ledger: %d commitments for %d secrets", len(want), len(got))
 	}
 	for i, s := range got {
-		c := s.commitment()
+		c := s.Commitment()
 		if c.Name != want[i].Name || !hmac.Equal(c.SHA256, want[i].SHA256) {
 			return fmt.Errorf("ledger: secret %d does not match its commitment", i)
 		}

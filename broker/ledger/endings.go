@@ -54,7 +54,7 @@ func (s *state) endLease(c *context, l Lease, reason string) {
 
 	t, ok := s.task(g.TaskID)
 	switch {
-	case !ok:
+	case !ok || reason == EndMintFailed && s.giveBack(c, l):
 	case t.Implicit && t.State == TaskOpen:
 		s.closeTask(c, t, EndWithLease)
 	case t.State == TaskEnded && len(s.ids(bucketLeaseTask, prefix(t.ID), 1)) == 0:

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strconv"
@@ -17,6 +18,17 @@ type Entry struct {
 	TimeMS int64  // ledger time
 	Result string // result code
 	Public []byte // exact bytes the leaf covers
+}
+
+// Type returns the command's type without decoding the rest, for those who look
+// for few among many; "" where the entry is not as [Encode] writes it.
+func (e Entry) Type() string {
+	rest, ok := bytes.CutPrefix(e.Public, []byte(`{"v":1,"type":"`))
+	name, _, whole := bytes.Cut(rest, []byte{'"'})
+	if !ok || !whole {
+		return ""
+	}
+	return string(name)
 }
 
 // Outcome is the result as the leaf covers it: the code and the ledger time,

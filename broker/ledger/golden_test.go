@@ -23,6 +23,8 @@ func samples() map[string]ledger.Body {
 		&ledger.EndSession{}, &ledger.StartTask{}, &ledger.HeartbeatTask{}, &ledger.EndTask{}, &ledger.RecordDecision{}, &ledger.OpenLease{},
 		&ledger.RemintLease{}, &ledger.ExtendLease{}, &ledger.EndLeases{}, &ledger.RecordWithdrawals{}, &ledger.ForceEnd{}, &ledger.Freeze{},
 		&ledger.Release{}, &ledger.IssueJoinToken{}, &ledger.AdmitNode{}, &ledger.Sweep{},
+		&ledger.RequestGrant{}, &ledger.ApproveGrant{}, &ledger.EndGrant{}, &ledger.ReviewGrant{}, &ledger.MakeChange{},
+		&ledger.RecordDelivery{},
 	} {
 		fill(reflect.ValueOf(b).Elem(), "")
 		out[b.Type()] = b
@@ -118,6 +120,9 @@ func TestHazard2EveryCommandHasItsGoldenShape(t *testing.T) {
 			d, err := ledger.DecodePublic(golden)
 			if err != nil {
 				t.Fatalf("the golden %s does not decode: %v", typ, err)
+			}
+			if got := (ledger.Entry{Public: golden}).Type(); got != typ {
+				t.Errorf("the golden %s is taken for %q", typ, got)
 			}
 			if !reflect.DeepEqual(d.Body, body) {
 				t.Errorf("the golden %s decodes to\n%+v, wanted\n%+v", typ, d.Body, body)

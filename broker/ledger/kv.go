@@ -33,6 +33,7 @@ const (
 	bucketSecret    = "secret"    // kind / name / field → the secret
 	bucketKey       = "key"       // thumbprint → Key
 	bucketKeyOf     = "key_of"    // principal \0 thumbprint
+	bucketKeyGone   = "key_gone"  // thumbprint of a removed key to approve with; "founder" \0 principal
 	bucketEnrolment = "enrolment" // token hash → Enrolment
 	bucketSession   = "session"   // id → Session
 	bucketSessionOf = "session_of"
@@ -51,12 +52,19 @@ const (
 	bucketLeaseDue  = "lease_due"   // ms ‖ id, open leases only
 	bucketEnding    = "ending"      // target \0 id → not before, ms
 	bucketName      = "name"        // credential name → lease id
+	bucketGrant     = "grant"       // id → Cosigned
+	bucketGrantOf   = "grant_of"    // principal \0 id, unfinished ones only
+	bucketGrantTask = "grant_task"  // task \0 id, unfinished ones only
+	bucketGrantDue  = "grant_due"   // ms ‖ id, unfinished ones only
+	bucketCooling   = "cooling"     // principal \0 role → until, ms
+	bucketReview    = "review"      // person \0 id: emergencies not yet reviewed
 	bucketCount     = "count"       // live and per-minute counters
 	bucketIdem      = "idempotency" // principal \0 key → outcome
 	bucketFrozen    = "frozen"      // kind / name → Freeze
 	bucketEntry     = "entry"       // seq → Entry
 	bucketTree      = "tree"        // stored-hash index → hash
 	bucketDecision  = "decision"    // decision id → seq
+	bucketDelivery  = "delivery"    // webhook sink → Delivery
 )
 
 // key joins parts with NUL, which no part may contain.

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/mayfly-broker/mayfly/scope"
 )
@@ -135,6 +136,9 @@ func (b *OpenLease) apply(s *state, c *context) Result {
 	s.put(bucketLeaseOn, key(l.Target, l.ID), []byte{1})
 	s.countLease(l, 1)
 	s.addRate(c.now, g.Principal, g.Role)
+	if cosigned, ok := s.cosigned(g.ID); ok {
+		s.useGrant(c, cosigned, l.ID)
+	}
 	return done(l.ID, replaced...)
 }
 
@@ -173,6 +177,9 @@ func (s *state) checkGround(c *context, l Lease, read Read) (RoleSpec, Result) {
 	}
 	if res := s.checkFrozen(g.Principal, l.Target, spec.Zone); !res.OK() {
 		return role, res
+	}
+	if cosigned, ok := s.cosigned(g.ID); ok {
+		return role, s.checkCosigned(c, cosigned, role, l)
 	}
 	if len(role.Approvals) > 0 {
 		return role, refuse(CodeApprovalRequired, "Role %s asks for co-signatures, and the grant carries none.", g.Role)
@@ -270,6 +277,12 @@ func (b *RemintLease) apply(s *state, c *context) Result {
 	if !res.OK() {
 		return res
 	}
+	// A fresh secret is a delivery: it goes to the key that approvers saw.
+	if g, ok := s.cosigned(l.Grant.ID); ok {
+		if d, err := g.Access(); err != nil || !s.askedWith(c, d.Requester.Key) {
+			return refuse(CodeNotFound, "Lease %s was asked for with another key; only that key collects it.", l.ID)
+		}
+	}
 	if b.Generation != l.Generation+1 || b.Name == "" {
 		return refuse(CodeGeneration, "Lease %s is at generation %d.", l.ID, l.Generation)
 	}
@@ -342,7 +355,11 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 	}
 	// The role may have changed since the lease was opened: what it no longer
 	// allows is neither minted again nor prolonged (HAZARDS 1 and 15).
-	if len(role.Approvals) > 0 {
+	if cosigned, ok := s.cosigned(l.Grant.ID); ok && slices.Contains(cosigned.Leases, l.ID) {
+		if res := s.checkStillGranted(c, cosigned, role); !res.OK() {
+			return l, role, res
+		}
+	} else if len(role.Approvals) > 0 {
 		return l, role, refuse(CodeApprovalRequired, "Role %s asks for co-signatures now, and the grant carries none.", l.Grant.Role)
 	}
 	if err := scope.Covers(role.Scope, l.Grant.Scope); err != nil {

@@ -21,6 +21,22 @@ const (
 	MaxFacts        = 64   // attestation facts kept with a session
 	MaxSecretBytes  = 64 << 10
 
+	MaxApprovalMS    = 7 * 24 * 60 * 60 * 1000 // that a grant may wait: a long weekend
+	MaxWaiting       = 32                      // unfinished grants of one principal: approvers read them
+	MaxNeeds         = 16                      // quorums, and policies, of one grant
+	MaxApprovers     = 64                      // signatures that one grant may need, all quorums together
+	MaxSignatures    = 128                     // that one grant may bear, those that no longer count included
+	MaxGrantLeases   = 64                      // leases on one grant
+	MaxDocumentBytes = 512 << 10               // what is signed; half a command
+	// CoolingMS is how long a denial stands before the same may be asked again.
+	CoolingMS = 5 * 60 * 1000
+	// ReviewMS is how long an emergency grant may stay unreviewed before it is overdue.
+	ReviewMS           = 24 * 60 * 60 * 1000
+	MaxWebhooks        = 64 // the leader follows each by itself
+	MaxSinkGroups      = 64
+	MaxSinkURLBytes    = 2048
+	MinSinkSecretBytes = 16 // what signs must not be guessed
+
 	// DefaultPerPrincipal is the cap on live leases of one principal on one
 	// role where the role states none: far above any healthy service, far
 	// below a crash loop's 84,000 accounts (PEERS, thread hashicorp/vault#5475).

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"github.com/mayfly-broker/mayfly/broker/cosign"
 )
 
 // Genesis is the first command of a cluster: who it is and who administers it.
@@ -13,6 +15,10 @@ type Genesis struct {
 	// VerifierKey is the note verifier key that checkpoints are signed for.
 	VerifierKey string         `json:"verifier_key"`
 	Objects     []ObjectChange `json:"objects"` // first admins, their group, first policies
+	// Approvals is the quorum that changes of configuration need from now on;
+	// none: one administrator suffices (HAZARDS 1, ADR 11).
+	Approvals []Approval `json:"approvals,omitempty"`
+	Founders  []Founder  `json:"founders,omitempty"`
 }
 
 // Type implements [Body].
@@ -22,6 +28,12 @@ func (b *Genesis) apply(s *state, c *context) Result {
 	if res := s.checkChanges(c, b.Objects); !res.OK() {
 		return res
 	}
+	if err := checkApprovals("approvals", b.Approvals); err != nil {
+		return refuse(CodeInvalid, "%v.", err)
+	}
+	if res := b.checkQuorum(); !res.OK() {
+		return res
+	}
 	g := *b
 	g.Objects = nil
 	s.save(bucketMeta, metaGenesis, g)
@@ -29,6 +41,41 @@ func (b *Genesis) apply(s *state, c *context) Result {
 		s.change(c, o)
 	}
 	return done(b.Cluster)
+}
+
+// checkQuorum: the people who must co-sign changes are there from the first, and
+// founders can vouch.
+func (b *Genesis) checkQuorum() Result {
+	written := func(kind, name string) (ObjectChange, bool) {
+		i := slices.IndexFunc(b.Objects, func(o ObjectChange) bool { return o.Kind == kind && o.Name == name && !o.Delete })
+		if i < 0 {
+			return ObjectChange{}, false
+		}
+		return b.Objects[i], true
+	}
+	for _, a := range b.Approvals {
+		var spec GroupSpec
+		o, ok := written(KindGroup, a.Group)
+		if !ok || json.Unmarshal(o.Spec, &spec) != nil {
+			return refuse(CodeInvalid, "Changes are to be approved by group %s, which the genesis record does not hold.", a.Group)
+		}
+		var people []string
+		for _, m := range spec.Members {
+			if _, ok := written(KindPrincipal, m.Name); ok && strings.HasPrefix(m.Name, "human:") && !slices.Contains(people, m.Name) {
+				people = append(people, m.Name)
+			}
+		}
+		if len(people) < a.Count {
+			return refuse(CodeQuorum, "%d people of group %s are to approve changes, and it has %d.", a.Count, a.Group, len(people))
+		}
+	}
+	for i, f := range b.Founders {
+		_, ok := written(KindPrincipal, f.Principal)
+		if _, err := cosign.Thumbprint(f.JWK); err != nil || !ok || slices.ContainsFunc(b.Founders[:i], func(x Founder) bool { return x.Principal == f.Principal }) {
+			return refuse(CodeInvalid, "Founder %s needs one public key, and stands in the genesis record.", f.Principal)
+		}
+	}
+	return done("")
 }
 
 // ChangeObjects writes and deletes objects, all or none.
@@ -57,6 +104,9 @@ func (*ChangeObjects) Type() string { return "change_objects" }
 func (b *ChangeObjects) apply(s *state, c *context) Result {
 	if len(b.Changes) == 0 || len(b.Changes) > MaxObjectsPut {
 		return refuse(CodeInvalid, "One change holds 1 to %d objects.", MaxObjectsPut)
+	}
+	if res := s.checkCustody(b.Changes); !res.OK() {
+		return res
 	}
 	if res := s.checkChanges(c, b.Changes); !res.OK() {
 		return res
@@ -98,6 +148,11 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 		if res := s.checkReferences(o, changes); !res.OK() {
 			return res
 		}
+		if o.Kind == KindSink {
+			if res := s.checkSink(c, o, old); !res.OK() {
+				return res
+			}
+		}
 		if exists && o.Kind == KindTarget && typeOf(old.Spec) != typeOf(o.Spec) {
 			return refuse(CodeInvalid, "Target %s: the type of a target cannot change; make a new target.", o.Name)
 		}
@@ -109,6 +164,9 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 		if n := writes[kind]; n > 0 && s.countObjects(kind)+n > MaxObjects {
 			return refuse(CodeCapCount, "At most %d objects of kind %s are allowed.", MaxObjects, kind)
 		}
+	}
+	if slices.ContainsFunc(changes, func(o ObjectChange) bool { return o.Kind == KindSink }) {
+		return s.checkWebhookCount(changes)
 	}
 	return done("")
 }
@@ -216,6 +274,9 @@ func (v *view) countObjects(kind string) int {
 func (s *state) change(c *context, o ObjectChange) {
 	s.put(bucketMeta, metaEpoch, beUint(c.seq))
 	old, exists := s.object(o.Kind, o.Name)
+	if o.Kind == KindSink {
+		s.beginDelivery(c, o, old)
+	}
 	if o.Delete {
 		s.deleteObject(old)
 		return

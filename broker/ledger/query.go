@@ -7,6 +7,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/mayfly-broker/mayfly/broker/audit/tree"
+	"github.com/mayfly-broker/mayfly/broker/cosign"
 )
 
 // Query reads the ledger. It is valid only within the transaction that r
@@ -183,6 +184,122 @@ func (q Query) LeasesOn(target string, limit int) []string {
 	return q.v.ids(bucketLeaseOn, prefix(target), limit)
 }
 
+// Cosigned returns a grant that has a record of its own.
+func (q Query) Cosigned(id string) (Cosigned, bool) { return q.v.cosigned(id) }
+
+// CosignedGrants calls fn for such grants with id > after, in order of age.
+func (q Query) CosignedGrants(after string, fn func(Cosigned) bool) {
+	scanFrom(q.v, bucketGrant, after, fn)
+}
+
+// WaitingGrants returns the ids of a principal's unfinished grants.
+func (q Query) WaitingGrants(principal string) []string {
+	return q.v.ids(bucketGrantOf, prefix(principal), MaxWaiting)
+}
+
+// DueGrants is DueLeases for unfinished grants that nobody collected in time.
+func (q Query) DueGrants(ms int64, limit int) (ids []string, next int64) {
+	return q.v.due(bucketGrantDue, ms, limit)
+}
+
+// Quorum returns how many places of each need are filled as of ms, how many
+// people could fill them, and whether the step-up is done.
+func (q Query) Quorum(ms int64, g Cosigned) (have, eligible []int, steppedUp bool) {
+	have, steppedUp = q.v.quorum(ms, g)
+	involved, _ := q.v.involved(g)
+	for _, m := range q.v.members(ms, g.Needs, involved) {
+		eligible = append(eligible, len(persons(m)))
+	}
+	return have, eligible, steppedUp
+}
+
+// ReviewQuorum is Quorum for the review of an emergency.
+func (q Query) ReviewQuorum(ms int64, g Cosigned) (have, eligible []int) {
+	g.Needs, g.StepUp, g.Signed = g.Review.Needs, "", g.Review.signed()
+	have, eligible, _ = q.Quorum(ms, g)
+	return have, eligible
+}
+
+// MaySign says why principal could not sign the grant now; "" if it could. For
+// an emergency the question is about its review.
+func (q Query) MaySign(ms int64, g Cosigned, principal string) (why string) {
+	if g.Review != nil {
+		g.Needs, g.StepUp, g.Signed = g.Review.Needs, "", g.Review.signed()
+	}
+	s := &state{view: view{Reader: q.v.Reader}}
+	res := s.checkSigner(&context{now: ms}, g, &Signed{Principal: principal, Person: s.person(principal), Signature: cosign.Signature{Kind: cosign.KindPasskey}})
+	if q.v.err == nil {
+		q.v.err = s.err
+	}
+	if res.OK() {
+		return ""
+	}
+	return res.Detail
+}
+
+// Asked reports whether principal is in a group whose word is needed, be it for
+// the grant or for its review.
+func (q Query) Asked(ms int64, g Cosigned, principal string) bool {
+	needs := g.Needs
+	if g.Review != nil {
+		needs = g.Review.Needs
+	}
+	for _, m := range q.v.membersAmong(ms, needs, []string{principal}) {
+		if m[principal] != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// Involved lists the persons who may not approve the grant.
+func (q Query) Involved(g Cosigned) []string {
+	out, _ := q.v.involved(g)
+	return out
+}
+
+// Counts says why a signature no longer counts; "" if it does.
+func (q Query) Counts(sg Signed) string { return q.v.uncounted(sg) }
+
+// Stands says what has changed of what a grant rests on; "" if nothing has.
+func (q Query) Stands(g Cosigned) string { return q.v.stands(g) }
+
+// Custodians is the quorum for changes of configuration; none: dual control is off.
+func (q Query) Custodians() []cosign.Need { return q.v.custodians() }
+
+// UnderCustody reports whether a change needs the custodians' approval.
+func (q Query) UnderCustody(o ObjectChange) bool {
+	return len(q.v.custodians()) > 0 && q.v.underCustody(o)
+}
+
+// Voucher says who must vouch for a person's next key to approve with.
+func (q Query) Voucher(principal string) string { return q.v.voucher(principal) }
+
+// Person is the human behind a principal.
+func (q Query) Person(principal string) string { return q.v.person(principal) }
+
+// Unfinished returns the ids of grants that wait, or may still be collected.
+func (q Query) Unfinished(limit int) []string {
+	var out []string
+	q.v.Scan(bucketGrantDue, nil, nil, func(k, _ []byte) bool {
+		_, id := splitDue(k)
+		out = append(out, id)
+		return len(out) < limit
+	})
+	return out
+}
+
+// Unreviewed returns the ids of all emergencies that await their review.
+func (q Query) Unreviewed(limit int) []string {
+	var out []string
+	q.v.Scan(bucketReview, nil, nil, func(k, _ []byte) bool {
+		_, id, _ := strings.Cut(string(k), "\x00")
+		out = append(out, id)
+		return len(out) < limit
+	})
+	return out
+}
+
 // Leases calls fn for leases with id > after, in order of age, until it
 // returns false.
 func (q Query) Leases(after string, fn func(Lease) bool) {
@@ -262,6 +379,9 @@ func (q Query) Endings(target string, fn func(Ending) bool) {
 
 // LiveCount returns how many leases principal holds on role.
 func (q Query) LiveCount(principal, role string) int { return q.v.count("p", principal, role) }
+
+// Delivery returns how far a webhook has come; false for what is none.
+func (q Query) Delivery(sink string) (Delivery, bool) { return q.v.delivery(sink) }
 
 // Entry returns one recorded command.
 func (q Query) Entry(seq uint64) (Entry, bool) {

@@ -105,7 +105,7 @@ func randomOther(t *rapid.T, b *book, pick func(string, ...string) string, until
 	key := ledger.Key{Thumbprint: thumb, Principal: principal, Use: pick("use", ledger.UseSession, ledger.UseApprove, "eat"), JWK: rawJSON(`{}`)}
 	what := pick("kind", someKinds...)
 	named := pick("name", app, other, "db", "eu", "us")
-	switch rapid.IntRange(0, 11).Draw(t, "other") {
+	switch rapid.IntRange(0, 12).Draw(t, "other") {
 	case 0:
 		return &ledger.AddKey{Key: key}
 	case 1:
@@ -136,13 +136,16 @@ func randomOther(t *rapid.T, b *book, pick func(string, ...string) string, until
 		return &ledger.AdmitNode{TokenHash: hash, NodeID: "n2"}
 	case 10:
 		return &ledger.RecordDecision{Action: "request", Resource: "Role/db/rw", Code: "denied", Repeats: 2}
+	case 11:
+		return &ledger.RecordDelivery{Items: []ledger.Delivery{{Sink: pick("sink", "chat", "other"), Seq: uint64(rapid.IntRange(0, 9).Draw(t, "told")), DueMS: until}}}
 	default:
 		return randomChange(t, b, pick)
 	}
 }
 
 func randomChange(t *rapid.T, b *book, pick func(string, ...string) string) ledger.Body {
-	some := rapid.SampledFrom(firstObjects()).Draw(t, "object")
+	chat := ledger.ObjectChange{Kind: "Sink", Name: "chat", Spec: rawJSON(`{"type":"webhook","format":"slack","url":"https://hooks.example/x"}`)}
+	some := rapid.SampledFrom(append(firstObjects(), chat)).Draw(t, "object")
 	some.AnyVersion = rapid.Bool().Draw(t, "any")
 	some.Version = uint64(rapid.IntRange(0, 3).Draw(t, "version"))
 	some.Delete = rapid.Bool().Draw(t, "delete")

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"slices"
+
+	"github.com/mayfly-broker/mayfly/broker/cosign"
 )
 
 // Uses of a key.
@@ -19,19 +21,32 @@ type Key struct {
 	Principal  string          `json:"principal"`
 	Use        string          `json:"use"`
 	JWK        json.RawMessage `json:"jwk"`
-	AddedMS    int64           `json:"added_ms"`
-	AddedBy    string          `json:"added_by,omitempty"`
+	// Approve is the whole key, where it is one to approve with.
+	Approve *cosign.Key `json:"approve,omitempty"`
+	AddedMS int64       `json:"added_ms"`
+	AddedBy string      `json:"added_by,omitempty"`
 }
 
-// AddKey registers a key.
+// AddKey registers a key. One to approve with signs for itself (Proof) and is
+// vouched for (Vouch); see checkVouched.
 type AddKey struct {
-	Key Key `json:"key"`
+	Key   Key               `json:"key"`
+	Proof *cosign.Signature `json:"proof,omitempty"`
+	Vouch *cosign.Signature `json:"vouch,omitempty"`
 }
 
 // Type implements [Body].
 func (*AddKey) Type() string { return "add_key" }
 
 func (b *AddKey) apply(s *state, c *context) Result {
+	if b.Key.Use == UseApprove {
+		if res := s.checkApproveKey(b.Key); !res.OK() {
+			return res
+		}
+		if res := s.checkVouched(b); !res.OK() {
+			return res
+		}
+	}
 	if res := s.checkKey(b.Key); !res.OK() {
 		return res
 	}
@@ -49,8 +64,8 @@ func (s *state) checkKey(k Key) Result {
 		return refuse(CodeInvalid, "A key's use is %s or %s.", UseSession, UseApprove)
 	}
 	var old Key
-	if s.load(bucketKey, []byte(k.Thumbprint), &old) && old.Principal != k.Principal {
-		return refuse(CodeExists, "This key is registered for another principal. Make a new one.")
+	if s.load(bucketKey, []byte(k.Thumbprint), &old) && (old.Principal != k.Principal || old.Use != k.Use) {
+		return refuse(CodeExists, "This key is registered for another principal or another use. Make a new one.")
 	}
 	if len(s.ids(bucketKeyOf, prefix(k.Principal), MaxKeys+1)) >= MaxKeys {
 		return refuse(CodeCapCount, "%s has %d keys already; remove one first.", k.Principal, MaxKeys)
@@ -59,6 +74,9 @@ func (s *state) checkKey(k Key) Result {
 }
 
 func (s *state) addKey(c *context, k Key) {
+	if _, ok := s.founder(k.Principal); ok && k.Use == UseApprove { // the token vouched for the first key, and serves no more
+		s.put(bucketKeyGone, key("founder", k.Principal), []byte{1})
+	}
 	k.AddedMS, k.AddedBy = c.now, c.Actor.Principal
 	s.save(bucketKey, []byte(k.Thumbprint), k)
 	s.put(bucketKeyOf, key(k.Principal, k.Thumbprint), []byte{1})
@@ -87,7 +105,13 @@ func (b *RemoveKey) apply(s *state, _ *context) Result {
 	return done(b.Thumbprint)
 }
 
+// dropKey forgets a key. One to approve with is remembered as gone: what vouched
+// for it once stands in the record for ever, and must not bring it back.
 func (s *state) dropKey(principal, thumbprint string) {
+	var k Key
+	if s.load(bucketKey, []byte(thumbprint), &k) && k.Use == UseApprove {
+		s.put(bucketKeyGone, []byte(thumbprint), []byte{1})
+	}
 	s.del(bucketKey, []byte(thumbprint))
 	s.del(bucketKeyOf, key(principal, thumbprint))
 }
@@ -203,8 +227,8 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 			e.SpentBy != "" && (b.NewKey == nil || e.SpentBy != b.NewKey.Thumbprint) {
 			return refuse(CodeTokenSpent, "The enrolment token is unknown, spent or expired. Have a new one made.")
 		}
-		if b.NewKey == nil || b.NewKey.Principal != e.Principal {
-			return refuse(CodeInvalid, "An enrolment registers a key of the same principal.")
+		if b.NewKey == nil || b.NewKey.Principal != e.Principal || b.NewKey.Use != UseSession || b.NewKey.Approve != nil {
+			return refuse(CodeInvalid, "An enrolment registers a key of the same principal, to log in with.")
 		}
 		if e.SpentBy == "" {
 			if res := s.checkKey(*b.NewKey); !res.OK() {

@@ -139,6 +139,7 @@ type RoleSpec struct {
 	Scope     scope.Scope       `json:"scope"`
 	TTL       RoleTTL           `json:"ttl"`
 	Approvals []Approval        `json:"approvals,omitempty"`
+	Emergency *Emergency        `json:"emergency,omitempty"`
 	Caps      Caps              `json:"caps,omitzero"`
 	OnEnd     OnEnd             `json:"on_end,omitzero"`
 	Labels    map[string]string `json:"labels,omitempty"`
@@ -155,6 +156,13 @@ type RoleTTL struct {
 type Approval struct {
 	Group string `json:"group"`
 	Count int    `json:"count"`
+}
+
+// Emergency lets a human skip the approvals once, marked and loud, for at most
+// MaxTTL in all; the Review follows (HAZARDS 7).
+type Emergency struct {
+	MaxTTL Duration   `json:"max_ttl"`
+	Review []Approval `json:"review"`
 }
 
 // Caps bound what one principal may hold; 0 means the default.
@@ -179,12 +187,6 @@ type PolicySpec struct {
 type ZoneSpec struct {
 	Description string   `json:"description,omitempty"`
 	Networks    []string `json:"networks,omitempty"` // CIDRs whose clients belong to the zone
-}
-
-// SinkSpec is a Sink's spec.
-type SinkSpec struct {
-	Type string `json:"type"` // file
-	Path string `json:"path"`
 }
 
 // RoleTarget returns the target that a role name belongs to.
@@ -221,10 +223,7 @@ func checkSpec(kind, name string, spec json.RawMessage) error {
 		if err := strict(spec, &k); err != nil {
 			return err
 		}
-		if k.Type != "file" || k.Path == "" {
-			return fmt.Errorf("a sink has type: file and a path")
-		}
-		return nil
+		return k.check()
 	case KindAuthMethod:
 		var m map[string]json.RawMessage
 		return strict(spec, &m)
@@ -281,9 +280,15 @@ func checkRole(name string, spec json.RawMessage) error {
 	if r.TTL.Default <= 0 || r.TTL.Max < r.TTL.Default {
 		return fmt.Errorf("ttl needs default > 0 and max >= default")
 	}
-	for _, a := range r.Approvals {
-		if a.Group == "" || a.Count < 1 {
-			return fmt.Errorf("approvals need a group and a count of at least 1")
+	if err := checkApprovals("approvals", r.Approvals); err != nil {
+		return err
+	}
+	if e := r.Emergency; e != nil {
+		if e.MaxTTL <= 0 || e.MaxTTL > r.TTL.Max || len(e.Review) == 0 {
+			return fmt.Errorf("emergency needs max_ttl, at most ttl.max, and a review")
+		}
+		if err := checkApprovals("emergency.review", e.Review); err != nil {
+			return err
 		}
 	}
 	if r.Caps.PerInstance < 0 || r.Caps.PerPrincipal < 0 || r.Caps.MintsPerMinute < 0 {
@@ -297,6 +302,25 @@ func checkRole(name string, spec json.RawMessage) error {
 		}
 	default:
 		return fmt.Errorf("on_end.owned is drop or reassign, not %q", r.OnEnd.Owned)
+	}
+	return nil
+}
+
+// checkApprovals refuses a floor that nobody could read two ways: no zero, no
+// group twice.
+func checkApprovals(field string, list []Approval) error {
+	total := 0
+	for i, a := range list {
+		if a.Group == "" || a.Count < 1 {
+			return fmt.Errorf("%s need a group and a count of at least 1", field)
+		}
+		if slices.ContainsFunc(list[:i], func(x Approval) bool { return x.Group == a.Group }) {
+			return fmt.Errorf("%s name group %s twice", field, a.Group)
+		}
+		total += a.Count
+	}
+	if len(list) > MaxNeeds || total > MaxApprovers {
+		return fmt.Errorf("%s ask for at most %d groups and %d people in all", field, MaxNeeds, MaxApprovers)
 	}
 	return nil
 }

@@ -209,6 +209,7 @@ const (
 	EndSuperseded = "superseded"
 	EndMintFailed = "mint_failed"
 	EndWithLease  = "lease_ended" // an implicit task
+	EndWithGrant  = "grant_ended" // an implicit task
 )
 
 // EndTask ends a task and its descendants. Their leases are set to end by the
@@ -272,6 +273,11 @@ func (s *state) closeTask(c *context, t Task, reason string) {
 	}
 	t.State, t.EndedMS, t.EndReason = TaskEnded, c.now, reason
 	s.save(bucketTask, []byte(t.ID), t)
+	for _, id := range s.ids(bucketGrantTask, prefix(t.ID), MaxWaiting) {
+		if g, ok := s.cosigned(id); ok && (g.State == GrantWaiting || g.State == GrantApproved) {
+			s.endGrant(c, g, GrantCancelled, "its task has ended")
+		}
+	}
 	if s.Get(bucketTaskEnds, []byte(t.ID)) == nil && len(s.ids(bucketLeaseTask, prefix(t.ID), 1)) > 0 {
 		s.put(bucketTaskEnds, []byte(t.ID), []byte{1})
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/broker/notify"
 )
 
 // What a node tells of itself. Names are stable; labels hold targets' names,
@@ -19,6 +20,11 @@ var (
 	descSize     = desc("ledger_size", "Commands recorded.")
 	descEnding   = desc("leases_ending", "Leases that wait for their target's word that they are gone.", "target")
 	descDiverged = desc("replica_diverged", "1 when this leader has seen a replica with another Merkle root.")
+
+	descTold    = desc("notifications_delivered_total", "Messages that a webhook took, of this node as leader.", "sink")
+	descMissed  = desc("notifications_failed_total", "Attempts to deliver a message that failed.", "sink")
+	descGivenUp = desc("notifications_given_up_total", "Messages that were never delivered.", "sink")
+	descLag     = desc("notifications_lag_seconds", "Age of the message that is being tried; 0 when there is none.", "sink")
 )
 
 // maxEndingCounted bounds what one scrape reads.
@@ -30,7 +36,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements [prometheus.Collector].
 func (n *Node) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descUnsealed, descLeader, descFresh, descTerm, descCommit, descApplied, descDisk, descSize, descEnding, descDiverged} {
+	for _, d := range []*prometheus.Desc{descUnsealed, descLeader, descFresh, descTerm, descCommit, descApplied, descDisk, descSize, descEnding, descDiverged, descTold, descMissed, descGivenUp, descLag} {
 		ch <- d
 	}
 }
@@ -60,6 +66,7 @@ func (n *Node) Collect(ch chan<- prometheus.Metric) {
 	gauge(descCommit, float64(st.CommitIndex))
 	gauge(descApplied, float64(st.AppliedIndex))
 	gauge(descDisk, float64(st.DiskFree))
+	collectTold(ch, r.teller.Status())
 	ending := map[string]int{}
 	err = r.log.View(func(rd ledger.Reader) error {
 		q, counted := ledger.NewQuery(rd), 0
@@ -76,5 +83,18 @@ func (n *Node) Collect(ch chan<- prometheus.Metric) {
 	}
 	for target, count := range ending {
 		gauge(descEnding, float64(count), target)
+	}
+}
+
+// collectTold tells how webhooks fare.
+func collectTold(ch chan<- prometheus.Metric, all []notify.Status) {
+	for _, s := range all {
+		count := func(d *prometheus.Desc, n uint64) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), s.Sink)
+		}
+		count(descTold, s.Delivered)
+		count(descMissed, s.Failed)
+		count(descGivenUp, s.GivenUp)
+		ch <- prometheus.MustNewConstMetric(descLag, prometheus.GaugeValue, s.Lag.Seconds(), s.Sink)
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/notify"
 	"github.com/mayfly-broker/mayfly/broker/seal"
 	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -125,6 +126,7 @@ type run struct {
 	store  *raftstore.Store
 	engine *broker.Engine
 	log    replicated
+	teller *notify.Teller
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	grown  chan struct{} // the ledger has grown

@@ -23,6 +23,7 @@ import (
 	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/audit"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/broker/notify"
 	"github.com/mayfly-broker/mayfly/broker/seal"
 	"github.com/mayfly-broker/mayfly/raftstore"
 	"github.com/mayfly-broker/mayfly/secret"
@@ -125,6 +126,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 		return err
 	}
 	r := &run{grown: make(chan struct{}, 1)}
+	r.teller = notify.New(&telling{node: n.cfg.ID, run: r}, notify.Options{Logger: n.log})
 	r.store, err = raftstore.Open(raftstore.Config{
 		NodeID: n.cfg.ID, Dir: n.path(raftDir), Listen: n.cfg.ClusterListen, Advertise: n.cfg.ClusterAdvertise,
 		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap,
@@ -151,6 +153,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	var runCtx context.Context
 	runCtx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	r.store.Lead(r.engine.Lead)
+	r.store.Lead(r.teller.Run)
 	n.condition.keyring, n.condition.run, n.condition.state, n.condition.unsealer = k, r, running, nil
 	n.publish()
 	r.wg.Go(func() { n.watchStore(runCtx, r) })
@@ -164,6 +167,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 
 // grew leaves a mark that the ledger has grown.
 func (r *run) grew() {
+	r.teller.Wake()
 	select {
 	case r.grown <- struct{}{}:
 	default:

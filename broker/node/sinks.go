@@ -11,8 +11,9 @@ import (
 // sinksEvery is how often a changed list of sinks is noticed.
 const sinksEvery = time.Second
 
-// followSinks runs the configured sinks, each with its own cursor, and starts
-// them anew when the list changes.
+// followSinks runs the files among the configured sinks, each with its own
+// cursor, and starts them anew when the list changes. Webhooks are the leader's
+// ([telling]).
 func (n *Node) followSinks(ctx context.Context, r *run) {
 	var (
 		stop  = func() {}
@@ -52,6 +53,9 @@ func (n *Node) followSinks(ctx context.Context, r *run) {
 func (n *Node) startSinks(ctx context.Context, r *run, specs map[string]ledger.SinkSpec, origin string) (*audit.Runner, func()) {
 	var sinks []audit.NamedSink
 	for name, s := range specs {
+		if s.Type != ledger.SinkFile {
+			continue
+		}
 		sinks = append(sinks, audit.NamedSink{Name: name, Sink: audit.NewFileSink(audit.FileConfig{Path: s.Path, Origin: origin, Log: n.log})})
 	}
 	if len(sinks) == 0 {

@@ -68,8 +68,8 @@ func readAnnotations(given cedar.Annotations, effect cedar.Effect) (notes, []str
 	}
 	_, approvals := given[annApprovals]
 	_, approvers := given[annApprovers]
-	_, approvalTTL := given[annApprovalTTL]
-	if (approvals || approvers || approvalTTL) && !(approvals && approvers) {
+	// @approval_ttl may stand alone: the role itself may ask for approvals.
+	if approvals != approvers {
 		complain(`@approvals and @approvers come together, as in @approvals("2") @approvers("dba")`)
 	}
 	if len(problems) == 0 && approvals {

@@ -51,7 +51,6 @@ func TestAnnotationsAreRefusedUnlessUnderstood(t *testing.T) {
 		`@id("a") @aprovals("2")`:                                      "unknown annotation @aprovals; allowed are @approval_ttl",
 		`@id("a") @approvals("2")`:                                     pair,
 		`@id("a") @approvers("dba")`:                                   pair,
-		`@id("a") @approval_ttl("1h")`:                                 pair,
 		`@id("a") @approvals @approvers("dba")`:                        "@approvals(",
 		`@id("a") @approvals("2") @approvers`:                          "@approvers(",
 		`@id("a") @approvals("0") @approvers("dba")`:                   "from 1 to 32",

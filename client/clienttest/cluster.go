@@ -47,6 +47,8 @@ type Call struct {
 	Body       json.RawMessage
 	Proofs     bool // came with a DPoP proof
 	ClientCert bool // came with a TLS client certificate
+
+	collecting bool // a change that was approved
 }
 
 // Failure makes calls fail. The zero value matches every call, for ever.
@@ -70,11 +72,14 @@ type Cluster struct {
 	CAHash [32]byte
 	// SessionTTL, LeaseTTL and LeaseMax are the lives of what is opened.
 	SessionTTL, LeaseTTL, LeaseMax time.Duration
+	// CoSign makes each change of objects wait for approvers.
+	CoSign bool
 
 	nodes []*node
 	ca    *authority
 
 	mu       sync.Mutex
+	changed  *sync.Cond // of grants; over mu
 	calls    []Call
 	failures []*Failure
 	routes   map[string]func(Call) (int, any) // by "METHOD /path"
@@ -99,6 +104,7 @@ func New(tb testing.TB, n int) *Cluster {
 		SessionTTL: 15 * time.Minute, LeaseTTL: time.Hour, LeaseMax: 8 * time.Hour,
 		routes: map[string]func(Call) (int, any){}, state: newState(),
 	}
+	c.changed = sync.NewCond(&c.mu)
 	if err := os.WriteFile(c.CAFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw}), 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -225,7 +231,7 @@ func (c *Cluster) Enrolment(principal string) string {
 func (c *Cluster) AcceptEnrolment(token, principal string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state.enrolments[token] = principal
+	c.state.enrolments[presented(token)] = principal
 }
 
 // Open returns the leases that are open.

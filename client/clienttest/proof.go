@@ -2,6 +2,7 @@ package clienttest
 
 import (
 	"crypto"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -117,4 +119,19 @@ func enrolmentToken(caHash [32]byte, addresses []string) string {
 	out = append(append(append(out, secret[:]...), caHash[:]...), tail...)
 	sum := sha256.Sum256(out)
 	return "mfe_" + base64.RawURLEncoding.EncodeToString(append(out, sum[:4]...))
+}
+
+// presented is how a client hands a token in: with a secret that derives from
+// the token's own.
+func presented(token string) string {
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, "mfe_"))
+	if err != nil || len(raw) < 35+4 {
+		return token
+	}
+	mac := hmac.New(sha256.New, raw[3:35])
+	mac.Write([]byte("mayfly.enrol.login.v1"))
+	copy(raw[3:], mac.Sum(nil))
+	raw = raw[:len(raw)-4]
+	sum := sha256.Sum256(raw)
+	return "mfe_" + base64.RawURLEncoding.EncodeToString(append(raw, sum[:4]...))
 }

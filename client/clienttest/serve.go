@@ -113,7 +113,9 @@ func answer(w http.ResponseWriter, status int, doc any) {
 		return
 	}
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(doc)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false) // a signed document's bytes stay as they are
+	_ = enc.Encode(doc)
 }
 
 // handle authenticates and dispatches. The lock is held.

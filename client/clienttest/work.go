@@ -28,6 +28,8 @@ type state struct {
 	leases     []*wire.Lease
 	objects    map[string]wire.Object
 	answers    map[string]wire.AccessAnswer // by principal and idempotency key
+	grants     []*grant
+	approvers  []wire.Key
 }
 
 func newState() *state {
@@ -59,6 +61,10 @@ func (c *Cluster) work(r *http.Request, k *Call) (int, any) {
 		return c.request(k)
 	case "GET leases", "POST leases":
 		return c.lease(parts, k)
+	case "GET grants", "POST grants":
+		return c.grants(r, parts, k)
+	case "GET keys", "POST keys":
+		return c.approvalKeys(parts, k)
 	case "POST objects":
 		return c.apply(k)
 	case "GET objects":
@@ -143,8 +149,11 @@ func (c *Cluster) request(k *Call) (int, any) {
 		p.DecisionID = "d_denied"
 		return 403, p
 	case "waiting":
-		return 202, map[string]any{"status": "waiting", "grant_id": "g_waiting", "hash": "abc123", "collect_before": now.Add(time.Hour), "url": Issuer + "/grants/g_waiting",
-			"needs": []map[string]any{{"group": "dba", "required": 2, "have": 0, "eligible": []string{"human:bo"}}}}
+		return c.waiting(c.ask(k.Principal, in.Role, in.Purpose, wire.GrantAccess), in.Role)
+	case "emergency":
+		if !in.Emergency {
+			return c.waiting(c.ask(k.Principal, in.Role, in.Purpose, wire.GrantAccess), in.Role)
+		}
 	}
 	if old, ok := c.state.answers[k.Principal+" "+k.Idem]; ok && k.Idem != "" {
 		return 200, old
@@ -266,6 +275,12 @@ func (c *Cluster) apply(k *Call) (int, any) {
 	}
 	if in.DryRun {
 		return 200, a
+	}
+	if c.CoSign && !k.collecting {
+		g := c.ask(k.Principal, "", "", wire.GrantChange)
+		g.body = k.Body
+		a.GrantID, a.Waiting = g.ID, g.Waiting()
+		return 202, a
 	}
 	for _, x := range a.Changes {
 		if x.Action == "delete" {

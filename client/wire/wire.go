@@ -47,6 +47,9 @@ type LoginAnswer struct {
 	Instance     string    `json:"instance,omitempty"`
 	Method       string    `json:"method"`
 	ExpiresAt    time.Time `json:"expires_at"`
+	// Founder says that the enrolment token vouches for the person's first key to
+	// approve with.
+	Founder bool `json:"founder,omitempty"`
 }
 
 // Whoami describes the caller's session.
@@ -72,8 +75,10 @@ type Key struct {
 	Kind       string          `json:"kind,omitempty" doc:"Of a key to approve with: passkey, ssh or jws"`
 	JWK        json.RawMessage `json:"jwk"`
 	SSH        string          `json:"ssh,omitempty" doc:"An SSH key in authorized_keys form"`
-	AddedAt    time.Time       `json:"added_at"`
-	AddedBy    string          `json:"added_by,omitempty"`
+	// GrantID is set where the key waits for approvers.
+	GrantID string    `json:"grant_id,omitempty"`
+	AddedAt time.Time `json:"added_at"`
+	AddedBy string    `json:"added_by,omitempty"`
 }
 
 // AddKeyRequest registers a key for the caller or, where policy lets it, for
@@ -402,6 +407,10 @@ type InitRequest struct {
 	Shares    int      `json:"shares,omitempty"`
 	Threshold int      `json:"threshold,omitempty"`
 	Admins    []string `json:"admins" doc:"human:name of each first administrator"`
+	// Approvers turns dual control on: from then on Approvals of these people
+	// co-sign every change of what decides who may get what.
+	Approvers []string `json:"approvers,omitempty" doc:"human:name of each first approver"`
+	Approvals int      `json:"approvals,omitempty" doc:"How many of them a change needs; 1 where left out"`
 }
 
 // InitAnswer is shown once.
@@ -409,6 +418,9 @@ type InitAnswer struct {
 	Cluster string        `json:"cluster"`
 	Shares  []string      `json:"shares,omitempty" doc:"Unseal shares; none with a local key"`
 	Admins  []EnrolAnswer `json:"admins"`
+	// Approvers are tokens of the first approvers; who is an administrator too has
+	// one token, among Admins.
+	Approvers []EnrolAnswer `json:"approvers,omitempty"`
 }
 
 // UnsealRequest gives one share.

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/mayfly-broker/mayfly/client"
+	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
 // completionTime bounds a look at the cluster while somebody holds the tab key.
@@ -204,10 +205,12 @@ func (s *shell) valuesOf(c *cli.Context, f cli.Flag) []string {
 		return append(s.live(c, "AuthMethod"), client.MethodKey)
 	case "grant":
 		return s.live(c, "Group")
+	case "verdict":
+		return []string{"justified", "unjustified"}
 	case "on-change":
 		return []string{"exit", "restart", "signal=HUP"}
 	case "use":
-		return []string{"session", "approve"}
+		return []string{useSession, useApprove}
 	case "tls-mode":
 		return []string{"verify-full", "verify-ca", "disable"}
 	default:
@@ -239,6 +242,14 @@ func (s *shell) argumentsOf(c *cli.Context, at spot) []string {
 		return s.live(c, "task")
 	case "lease show", "lease renew", "lease revoke":
 		return s.live(c, "lease")
+	case "grant show", "grant revoke":
+		return s.live(c, "grant")
+	case "grant approve", "grant deny":
+		return s.live(c, "grant pending")
+	case "grant collect", "grant cancel":
+		return s.live(c, "grant mine")
+	case "grant review":
+		return s.live(c, "grant overdue")
 	case "principal enroll":
 		return s.live(c, "Principal")
 	case "contain", "release":
@@ -299,6 +310,14 @@ func (s *shell) live(c *cli.Context, what string) []string {
 		list, _ := cl.Leases(ctx, client.Filter{State: "open", Limit: 100})
 		for _, l := range list {
 			out = append(out, l.ID)
+		}
+	case "grant", "grant pending", "grant mine", "grant overdue":
+		list, _ := cl.Grants(ctx, client.GrantFilter{Limit: 100, Pending: what == "grant pending", Mine: what == "grant mine", Overdue: what == "grant overdue"})
+		for _, g := range list {
+			collectable := g.State == wire.GrantWaiting || g.State == wire.GrantApproved
+			if what == "grant" || what == "grant overdue" || what == "grant mine" && collectable || what == "grant pending" && g.State == wire.GrantWaiting {
+				out = append(out, g.ID)
+			}
 		}
 	default:
 		list, _ := cl.Objects(ctx, what)

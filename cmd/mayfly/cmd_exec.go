@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -50,7 +52,7 @@ Examples:
 			&cli.StringFlag{Name: "purpose", Usage: "what it is for, without --task (`P`; the command's name)"},
 			&cli.DurationFlag{Name: "ttl", Usage: "life of each lease between renewals (`D`; the role's default)"},
 			&cli.StringFlag{Name: "scope", Usage: "authorization_details: a file, - or the JSON itself (`F|JSON`)"},
-			&cli.DurationFlag{Name: "wait", Usage: "wait so long for approvals (`D`)"},
+			waitFlag(),
 			&cli.StringFlag{Name: "files", Usage: "write the credential's fields to files here, replaced all at once (`DIR`)"},
 			&cli.StringFlag{Name: "on-change", Usage: "what CMD hears of a successor: `exit|restart|signal=HUP` (exit; with --files signal=HUP)"},
 			&cli.DurationFlag{Name: "grace", Value: defaultGrace, Usage: "from SIGTERM to SIGKILL, and from a signalled change to the old lease's end (`D`)"},
@@ -250,10 +252,7 @@ func (r *runner) acquire(ctx context.Context) (*holding, error) {
 		}
 		in.Task, in.Purpose = t.ID, ""
 	}
-	a, err := r.s.insist(ctx, r.cl, in, randomWord(26), r.wait)
-	if err == nil && a.Status == statusWaiting {
-		err = r.s.waitingError(a)
-	}
+	a, err := r.obtain(ctx, in, own)
 	if err != nil {
 		if own {
 			r.endTask(in.Task)
@@ -264,6 +263,46 @@ func (r *runner) acquire(ctx context.Context) (*holding, error) {
 		a.TaskID = in.Task
 	}
 	return newHolding(a.AccessAnswer, own), nil
+}
+
+// obtain asks for the credential, waiting for approvals as long as --wait says.
+// A task of our own is kept from lapsing meanwhile.
+func (r *runner) obtain(ctx context.Context, in wire.AccessRequest, own bool) (client.Access, error) {
+	if own && r.wait > 0 {
+		beating, stop := context.WithCancel(ctx)
+		var work sync.WaitGroup
+		work.Go(func() { r.beat(beating, in.Task) })
+		defer work.Wait()
+		defer stop()
+	}
+	a, err := r.s.insist(client.WithIdempotencyKey(ctx, randomWord(26)), r.cl, in, r.wait)
+	if err == nil && ctx.Err() != nil { // interrupted while it waited
+		return a, ctx.Err()
+	}
+	if err != nil || a.Status != client.StatusWaiting {
+		return a, err
+	}
+	text := fmt.Sprintf("grant %s needs %s; %s was not started", clean(a.GrantID), needsText(a.Needs), clean(r.argv[0]))
+	next := "mayfly exec --wait 30m …, so that it is there when they have approved"
+	if own {
+		text += ", and the request is withdrawn with the task that exec had opened for it"
+	}
+	return a, &failure{code: exitWaiting, kind: client.KindApprovalRequired, word: client.CodeApprovalRequired, detail: text, next: next}
+}
+
+// beat keeps a task from lapsing while nothing runs in it yet. One that is over
+// shows by the grant that ends with it.
+func (r *runner) beat(ctx context.Context, task string) {
+	tick := time.NewTicker(r.lapse / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_, _ = r.cl.HeartbeatTask(ctx, task)
+		}
+	}
 }
 
 // endTask ends a task in which nothing was issued, as far as we know.

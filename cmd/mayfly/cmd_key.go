@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/mayfly-broker/mayfly/client"
+	"github.com/mayfly-broker/mayfly/client/approve"
 	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
@@ -51,9 +52,13 @@ func keyCommand(s *shell) *cli.Command {
 				Name: "remove", Usage: "withdraw a key", ArgsUsage: "THUMBPRINT",
 				Description: `Examples:
   mayfly key remove 3Qk0…
+  mayfly key remove --use approve 3Qk0…
   mayfly key remove --principal human:ann 3Qk0…`,
-				Flags: []cli.Flag{principal()},
+				Flags: []cli.Flag{principal(), &cli.StringFlag{Name: "use", Usage: "of which use the key must be: `session|approve`"}},
 				Action: s.with(1, 1, func(c *cli.Context, cl *client.Client, args []string) error {
+					if err := checkRemoval(c, cl, args[0]); err != nil {
+						return err
+					}
 					if err := cl.RemoveKey(c.Context, c.String("principal"), args[0]); err != nil {
 						return err
 					}
@@ -70,13 +75,38 @@ func keyAddCommand(s *shell, principal cli.Flag) *cli.Command {
 		Description: `FILE holds a public key as JWK, PEM or in OpenSSH's one-line form. Without it,
 the key of this home is registered.
 
+With --use approve the key signs its own registration: --ssh through ssh-agent or
+the private file beside it, --jwk itself. Without either a new OpenSSH key is made
+in this home, approve_key. Every key but a person's first is vouched for by one
+that the person has already (--key, --agent), or approved by others. Passkeys are
+registered in the console.
+
 Examples:
-  mayfly key add ~/.ssh/id_ed25519.pub --use approve
+  mayfly key add --use approve
+  mayfly key add --use approve --ssh ~/.ssh/id_ed25519_sk.pub
+  mayfly key add --use approve --jwk bot.jwk --key ~/.ssh/id_ed25519.pub
   mayfly key add --principal workload:ci key.jwk`,
-		Flags: []cli.Flag{principal, &cli.StringFlag{Name: "use", Value: "session", Usage: "what the key is for: `session|approve`"}},
+		Flags: []cli.Flag{
+			principal, &cli.StringFlag{Name: "use", Value: useSession, Usage: "what the key is for: `session|approve`"},
+			&cli.StringFlag{Name: "ssh", Usage: "an SSH key to approve with (`FILE.pub`)"},
+			&cli.StringFlag{Name: "jwk", Usage: "a private JWK to approve with (`FILE`)"},
+			&cli.StringFlag{Name: "key", Usage: "the key that vouches for the new one (`FILE`)"},
+			&cli.BoolFlag{Name: "agent", Usage: "the one registered key that the ssh-agent holds vouches"},
+			waitFlag(),
+		},
 		Action: s.with(0, 1, func(c *cli.Context, cl *client.Client, args []string) error {
 			if err := checkUse(c.String("use")); err != nil {
 				return err
+			}
+			if c.String("use") == useApprove {
+				file := ""
+				if len(args) == 1 {
+					file = args[0]
+				}
+				return s.addApproveKey(c, cl, file)
+			}
+			if or(c.String("ssh"), c.String("jwk")) != "" {
+				return usage("--ssh and --jwk go with --use approve; keys for sessions are named as FILE")
 			}
 			jwk, err := s.publicKey(cl, args)
 			if err != nil {
@@ -91,8 +121,29 @@ Examples:
 	}
 }
 
+// checkRemoval refuses to remove a key of another use than was said.
+func checkRemoval(c *cli.Context, cl *client.Client, thumbprint string) error {
+	use := c.String("use")
+	if use == "" {
+		return nil
+	}
+	if err := checkUse(use); err != nil {
+		return err
+	}
+	list, err := cl.Keys(c.Context, c.String("principal"))
+	if err != nil {
+		return err
+	}
+	for _, k := range list {
+		if k.Thumbprint == thumbprint && k.Use != use {
+			return usage("the key %s is for %s, not for %s", clean(thumbprint), clean(k.Use), use)
+		}
+	}
+	return nil
+}
+
 func checkUse(use string) error {
-	if use != "" && use != "session" && use != "approve" {
+	if use != "" && use != useSession && use != useApprove {
 		return usage("--use %s: want session or approve", clean(use))
 	}
 	return nil
@@ -101,9 +152,21 @@ func checkUse(use string) error {
 func keyTable(p *page, list []wire.Key) {
 	var rows [][]cell
 	for _, k := range list {
-		rows = append(rows, []cell{plain(k.Thumbprint), plain(k.Principal), plain(k.Use), plain(p.when(k.AddedAt)), plain(k.AddedBy)})
+		rows = append(rows, []cell{plain(k.Thumbprint), plain(k.Principal), plain(k.Use), plain(k.Kind), plain(fingerprint(k)), plain(p.when(k.AddedAt)), plain(k.AddedBy)})
 	}
-	p.table("no keys", []string{"THUMBPRINT", "PRINCIPAL", "USE", "ADDED", "BY"}, rows)
+	p.table("no keys", []string{"THUMBPRINT", "PRINCIPAL", "USE", "KIND", "SSH FINGERPRINT", "ADDED", "BY"}, rows)
+}
+
+// fingerprint is an SSH key's name as ssh-keygen -l prints it.
+func fingerprint(k wire.Key) string {
+	if k.SSH == "" {
+		return ""
+	}
+	parsed, err := approve.PublicKey([]byte(k.SSH), "")
+	if err != nil {
+		return ""
+	}
+	return parsed.Fingerprint
 }
 
 // publicKey reads a public key in any of the forms people have, as a JWK.

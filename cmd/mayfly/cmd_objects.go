@@ -26,32 +26,35 @@ func applyCommand(s *shell) *cli.Command {
 		Usage: "write objects, all or none",
 		Description: `A .cedar file becomes the Policy of its name. Secrets are named, not written:
 initial_password: {from_file: pw}, {from_env: VAR} or prompt. Files named in a
-document are looked for beside it.
+document are looked for beside it. A change that others must approve ends with 4
+and is made when its grant is collected; --wait waits for them.
 
 Examples:
   mayfly apply -f orders.yaml
   mayfly apply -f config/ --dry-run
-  mayfly apply -f config/ --prune --yes --reason "old roles are unused"`,
-		Flags: confirmFlags(fileFlag(), &cli.BoolFlag{Name: "prune", Usage: "delete the objects of these kinds that the files do not hold"}),
+  mayfly apply -f config/ --prune --yes --reason "old roles are unused"
+  mayfly apply -f orders.yaml --reason "ticket 9" --wait 1h     # where others must approve`,
+		Flags: confirmFlags(fileFlag(), &cli.BoolFlag{Name: "prune", Usage: "delete the objects of these kinds that the files do not hold"}, waitFlag()),
 		Action: s.with(0, 0, func(c *cli.Context, cl *client.Client, _ []string) error {
 			in, err := s.documents(c, true)
 			if err != nil {
 				return err
 			}
-			in.Prune, in.DryRun = c.Bool("prune"), c.Bool("dry-run")
+			in.Prune, in.DryRun, in.Reason = c.Bool("prune"), c.Bool("dry-run"), strings.TrimSpace(c.String("reason"))
 			ctx := c.Context
 			if in.Prune && !in.DryRun {
 				reason, err := s.confirmPrune(c, cl, in)
 				if err != nil {
 					return err
 				}
+				in.Reason = reason
 				ctx = client.WithReason(ctx, reason)
 			}
 			a, err := cl.Apply(ctx, in)
 			if err != nil {
 				return err
 			}
-			return s.showChanges(a)
+			return s.showApplied(c, cl, a)
 		}),
 	}
 }
@@ -103,6 +106,19 @@ func (s *shell) documents(c *cli.Context, prompt bool) (wire.ApplyRequest, error
 		in.Objects = append(in.Objects, o.Object)
 	}
 	return in, nil
+}
+
+// showApplied prints what was written, or goes on with what must be co-signed.
+func (s *shell) showApplied(c *cli.Context, cl *client.Client, a wire.ApplyAnswer) error {
+	if a.GrantID == "" || a.DryRun {
+		return s.showChanges(a)
+	}
+	return s.changeWaits(c, cl, a.GrantID, &a.Waiting, func(waits bool) error {
+		if !waits {
+			a.Waiting = wire.Waiting{}
+		}
+		return s.showChanges(a)
+	})
 }
 
 func (s *shell) showChanges(a wire.ApplyAnswer) error {
@@ -309,7 +325,7 @@ func deleteCommand(s *shell) *cli.Command {
 Examples:
   mayfly delete Role orders/old --dry-run
   mayfly delete target/orders --with-roles --yes --reason "moved to the new cluster"`,
-		Flags: confirmFlags(&cli.BoolFlag{Name: "with-roles", Usage: "with a target, its roles too"}),
+		Flags: confirmFlags(&cli.BoolFlag{Name: "with-roles", Usage: "with a target, its roles too"}, waitFlag()),
 		Action: s.with(1, 2, func(c *cli.Context, cl *client.Client, args []string) error {
 			kind, name, err := kindName(args)
 			if err != nil {
@@ -336,11 +352,11 @@ Examples:
 			if err != nil {
 				return err
 			}
-			in.DryRun = false
+			in.DryRun, in.Reason = false, reason
 			if a, err = cl.Apply(client.WithReason(c.Context, reason), in); err != nil {
 				return err
 			}
-			return s.showChanges(a)
+			return s.showApplied(c, cl, a)
 		}),
 	}
 }

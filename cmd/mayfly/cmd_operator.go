@@ -29,17 +29,23 @@ each share to another person; no administrator alone should hold a threshold.
 
 Examples:
   mayfly operator init --shares 5 --threshold 3 --admin human:ann --admin human:bo
-  mayfly operator init --admin human:ann -o json > keep-this-safe.json`,
+  mayfly operator init --admin human:ann -o json > keep-this-safe.json
+  mayfly operator init --admin human:ann --approver human:bo --approver human:kim --approvals 2`,
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "shares", Usage: "how many unseal shares (`N`; with a local key none)"},
 			&cli.IntFlag{Name: "threshold", Usage: "how many of them unseal (`N`)"},
 			&cli.StringSliceFlag{Name: "admin", Usage: "a first administrator; may be given several times (`human:NAME`)"},
+			&cli.StringSliceFlag{Name: "approver", Usage: "turns dual control on, for good: a first approver of changes; may be given several times (`human:NAME`)"},
+			&cli.IntFlag{Name: "approvals", Usage: "how many approvers a change needs (`N`; 1 where left out)"},
 		},
 		Action: s.with(0, 0, func(c *cli.Context, cl *client.Client, _ []string) error {
 			if len(c.StringSlice("admin")) == 0 {
 				return usage("--admin human:NAME is missing: who administers the cluster?")
 			}
-			a, err := cl.Init(c.Context, cl.Nodes()[0], wire.InitRequest{Shares: c.Int("shares"), Threshold: c.Int("threshold"), Admins: c.StringSlice("admin")})
+			a, err := cl.Init(c.Context, cl.Nodes()[0], wire.InitRequest{
+				Shares: c.Int("shares"), Threshold: c.Int("threshold"), Admins: c.StringSlice("admin"),
+				Approvers: c.StringSlice("approver"), Approvals: c.Int("approvals"),
+			})
 			if err != nil {
 				return err
 			}
@@ -51,6 +57,10 @@ Examples:
 				for _, admin := range a.Admins {
 					p.line("")
 					p.card("administrator", admin.Principal, "token", admin.Token, "use until", p.both(admin.ExpiresAt), "there", admin.Command)
+				}
+				for _, approver := range a.Approvers {
+					p.line("")
+					p.card("approver", approver.Principal, "token", approver.Token, "use until", p.both(approver.ExpiresAt), "there", approver.Command)
 				}
 				p.line("\nNone of this is shown again.")
 			})

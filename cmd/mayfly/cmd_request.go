@@ -14,12 +14,6 @@ import (
 	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
-const (
-	statusWaiting = "waiting"
-	// pollPause is between two looks at a grant that waits for people.
-	pollPause = 2 * time.Second
-)
-
 func requestCommand(s *shell) *cli.Command {
 	return &cli.Command{
 		Name: "request", Category: forWorkloads, ArgsUsage: "ROLE",
@@ -29,17 +23,22 @@ credential is printed once and never again: -o json for programs, -o env for a
 shell, -o credential-process for AWS clients, -o exec-credential for kubectl.
 The last three are kept in the home until they should be renewed.
 
+Where people must approve first, the request ends with 4 and says how to collect
+it later; with --wait it waits for them, and an interruption leaves it waiting.
+
 Examples:
   mayfly request orders/readonly --purpose "ticket 4711"
   eval "$(mayfly request orders/readonly --purpose 'ticket 4711' -o env)" && psql
   mayfly request orders/readwrite --task nightly-report --ttl 15m --field credential.password
-  mayfly request web/server --csr server.csr --purpose tls --field credential.certificate > server.pem`,
+  mayfly request web/server --csr server.csr --purpose tls --field credential.certificate > server.pem
+  mayfly request orders/readwrite --purpose "migration 42" --wait 30m
+  mayfly request orders/readwrite --emergency --reason "incident 77: orders are lost"`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "task", Usage: "an open task of yours, by name or id (`T`)"},
 			&cli.StringFlag{Name: "purpose", Usage: "what it is for, without a task (`P`)"},
 			&cli.DurationFlag{Name: "ttl", Usage: "for how long (`D`; the role's default)"},
 			&cli.StringFlag{Name: "scope", Usage: "authorization_details: a file, - or the JSON itself (`F|JSON`; all that role and task allow)"},
-			&cli.DurationFlag{Name: "wait", Usage: "wait so long for approvals (`D`)"},
+			waitFlag(),
 			&cli.StringFlag{Name: "idempotency-key", Usage: "repeated with the same key, the request gets its own lease again (`K`)"},
 			&cli.StringFlag{Name: "csr", Usage: "a certificate request in PEM; - is stdin (`F`)"},
 			&cli.StringFlag{Name: "public-key", Usage: "the key to bind the credential to: JWK, PEM or OpenSSH (`F`)"},
@@ -64,14 +63,14 @@ Examples:
 				return err
 			}
 			defer cl.Close()
-			if slices.Contains([]string{asEnv, asCredentialProcess, asExecCredential}, s.output) {
+			if slices.Contains(ownForms, s.output) {
 				return s.requestFor(c, cl, in)
 			}
 			a, err := s.request(c, cl, in)
 			if err != nil {
 				return err
 			}
-			return s.showAccess(a)
+			return s.showAccess(c, a)
 		},
 	}
 }
@@ -91,55 +90,52 @@ func (s *shell) accessRequest(c *cli.Context, role string) (wire.AccessRequest, 
 	if in.Scope, err = s.scopeFlag(c); err != nil {
 		return in, err
 	}
+	in.CSR, in.PublicKey, err = s.boundTo(c)
+	return in, err
+}
+
+// boundTo reads what the credential is to be bound to.
+func (s *shell) boundTo(c *cli.Context) (csr string, publicKey json.RawMessage, err error) {
 	if f := c.String("csr"); f != "" {
-		csr, err := s.document(f)
+		text, err := s.document(f)
 		if err != nil {
-			return in, failed("no_file", "--csr: %v", err)
+			return "", nil, failed("no_file", "--csr: %v", err)
 		}
-		in.CSR = string(csr)
+		csr = string(text)
 	}
 	if f := c.String("public-key"); f != "" {
 		data, err := s.document(f)
 		if err != nil {
-			return in, failed("no_file", "--public-key: %v", err)
+			return "", nil, failed("no_file", "--public-key: %v", err)
 		}
-		if in.PublicKey, err = jwkOf(data); err != nil {
-			return in, err
+		if publicKey, err = jwkOf(data); err != nil {
+			return "", nil, err
 		}
 	}
-	return in, nil
+	return csr, publicKey, nil
 }
 
 // request asks for a credential by a command's flags.
 func (s *shell) request(c *cli.Context, cl *client.Client, in wire.AccessRequest) (client.Access, error) {
-	key := c.String("idempotency-key")
-	if key == "" && c.Duration("wait") > 0 {
-		key = randomWord(26)
-	}
-	return s.insist(c.Context, cl, in, key, c.Duration("wait"))
-}
-
-// insist asks, and as long as wait allows asks again under the same key until
-// people have decided. With an empty key the client makes one up.
-func (s *shell) insist(ctx context.Context, cl *client.Client, in wire.AccessRequest, key string, wait time.Duration) (client.Access, error) {
-	if key != "" {
+	ctx := c.Context
+	if key := c.String("idempotency-key"); key != "" {
 		ctx = client.WithIdempotencyKey(ctx, key)
 	}
-	deadline := time.Now().Add(wait)
-	said := false
-	for {
-		a, err := cl.Request(ctx, in)
-		if err != nil || a.Status != statusWaiting || !time.Now().Add(pollPause).Before(deadline) {
-			return a, err
-		}
-		if !said {
-			said = true
-			s.notice("grant %s waits for approval until %s", clean(a.GrantID), deadline.Local().Format(time.TimeOnly))
-		}
-		if !pause(ctx, pollPause) {
-			return a, ctx.Err()
-		}
+	return s.insist(ctx, cl, in, c.Duration("wait"))
+}
+
+// insist asks and, where people must approve, waits for them as long as wait
+// allows. Their not coming is no error: the answer is the waiting one.
+func (s *shell) insist(ctx context.Context, cl *client.Client, in wire.AccessRequest, wait time.Duration) (client.Access, error) {
+	asked, err := cl.Request(ctx, in)
+	if err != nil || asked.Status != client.StatusWaiting || wait <= 0 {
+		return asked, err
 	}
+	a, err := s.await(ctx, cl, asked.GrantID, wire.CollectRequest{CSR: in.CSR, PublicKey: in.PublicKey}, wait)
+	if stillWaits(err) {
+		return asked, nil
+	}
+	return a, err
 }
 
 func pause(ctx context.Context, d time.Duration) bool {
@@ -154,37 +150,14 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // showAccess prints an answer: all of it, the credential with it.
-func (s *shell) showAccess(a client.Access) error {
-	if a.Status == statusWaiting {
-		if err := s.showRaw(a.Raw, func(p *page) { waitingCard(p, a) }); err != nil {
-			return err
-		}
-		return told(exitWaiting)
+func (s *shell) showAccess(c *cli.Context, a client.Access) error {
+	if a.Status == client.StatusWaiting {
+		return s.showWaiting(c, a)
 	}
 	if a.Replaced == nil {
 		a.Replaced = []string{}
 	}
 	return s.show(a, func(p *page) { accessCard(p, a.AccessAnswer) })
-}
-
-func waitingCard(p *page, a client.Access) {
-	var w struct {
-		Hash          string    `json:"hash"`
-		CollectBefore time.Time `json:"collect_before"`
-		URL           string    `json:"url"`
-		Needs         []struct {
-			Group    string   `json:"group"`
-			Required int      `json:"required"`
-			Have     int      `json:"have"`
-			Eligible []string `json:"eligible"`
-		} `json:"needs"`
-	}
-	// A document of another shape leaves out what it does not have.
-	_ = json.Unmarshal(a.Raw, &w)
-	p.card("status", p.paint(yellow, "waiting for approval"), "grant", a.GrantID, "hash", w.Hash, "collect before", p.both(w.CollectBefore), "at", w.URL)
-	for _, n := range w.Needs {
-		p.printf("  needs %d of %s, has %d (%s)\n", n.Required, clean(n.Group), n.Have, clean(strings.Join(n.Eligible, ", ")))
-	}
 }
 
 // fieldOrder is how people read a credential; other fields follow by name.

@@ -67,6 +67,8 @@ Examples:
 			&cli.StringSliceFlag{Name: "set", Usage: "another key of the kind's spec, as JSON or text (`KEY=VALUE`)"},
 			&cli.StringFlag{Name: "grant", Usage: "write the permit for this group and show it (`GROUP`)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "check, and say what would be written"},
+			waitFlag(),
+			&cli.StringFlag{Name: "reason", Usage: "why, for those who approve the change (`R`)"},
 		},
 		Action: s.with(1, 2, s.addTarget),
 	}
@@ -104,7 +106,7 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 	if !report.OK {
 		return s.refuseTarget(name, report)
 	}
-	in := wire.ApplyRequest{DryRun: c.Bool("dry-run"), Objects: []wire.Object{{Kind: "Target", Name: name, Spec: spec, Secrets: draft.secrets}}}
+	in := wire.ApplyRequest{DryRun: c.Bool("dry-run"), Reason: strings.TrimSpace(c.String("reason")), Objects: []wire.Object{{Kind: "Target", Name: name, Spec: spec, Secrets: draft.secrets}}}
 	in.Objects = append(in.Objects, report.Roles...)
 	permit := report.Permit
 	if g := c.String("grant"); g != "" {
@@ -114,7 +116,11 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 	if err != nil {
 		return err
 	}
-	return s.showTarget(name, c.String("grant"), permit, report, answer)
+	show := func(waits bool) error { return s.showTarget(name, c.String("grant"), permit, report, answer, waits) }
+	if answer.GrantID == "" || answer.DryRun {
+		return show(false)
+	}
+	return s.changeWaits(c, cl, answer.GrantID, &answer.Waiting, show)
 }
 
 // refuseTarget says what to run on the target, and ends with exit code 1.
@@ -141,16 +147,22 @@ func (s *shell) refuseTarget(name string, report wire.TargetReport) error {
 	return &failure{code: exitFailed, kind: client.KindUpstream, word: "target_refused", detail: fmt.Sprintf("target %s was not written: the check failed", name), next: next}
 }
 
-func (s *shell) showTarget(name, group, permit string, report wire.TargetReport, answer wire.ApplyAnswer) error {
+func (s *shell) showTarget(name, group, permit string, report wire.TargetReport, answer wire.ApplyAnswer, waits bool) error {
 	roles := []string{}
 	for _, r := range report.Roles {
 		roles = append(roles, r.Name)
 	}
 	result := map[string]any{"target": name, "roles": roles, "permit": permit, "findings": report.Findings, "changes": answer.Changes, "dry_run": answer.DryRun}
+	if answer.GrantID != "" {
+		result["grant_id"] = answer.GrantID
+	}
 	return s.show(result, func(p *page) {
 		verb := "written"
-		if answer.DryRun {
+		switch {
+		case answer.DryRun:
 			verb = "would be written"
+		case waits:
+			verb = "will be written"
 		}
 		p.printf("%s %s: %s\n", p.paint(green, verb), "target "+clean(name), "roles "+clean(or(strings.Join(roles, ", "), "none")))
 		if permit == "" {

@@ -34,6 +34,10 @@ func (s *shell) requestFor(c *cli.Context, cl *client.Client, in wire.AccessRequ
 	if err != nil {
 		return err
 	}
+	return s.showDelivered(a)
+}
+
+func (s *shell) showDelivered(a wire.AccessAnswer) error {
 	text, err := s.deliver(a)
 	if err != nil {
 		return err
@@ -86,17 +90,10 @@ func (s *shell) issued(c *cli.Context, cl *client.Client, in wire.AccessRequest)
 	if err != nil {
 		return a.AccessAnswer, err
 	}
-	if a.Status == statusWaiting {
-		return a.AccessAnswer, s.waitingError(a)
+	if a.Status == client.StatusWaiting {
+		return a.AccessAnswer, s.waitingError(c, a)
 	}
 	return a.AccessAnswer, nil
-}
-
-// waitingError tells on stderr that people have to decide first: stdout is
-// some other program's.
-func (s *shell) waitingError(a client.Access) error {
-	s.notice("grant %s waits for approval; nothing was issued", clean(a.GrantID))
-	return told(exitWaiting)
 }
 
 // prolong renews a kept credential's lease; false if it cannot be.

@@ -23,8 +23,12 @@ import (
 // devListen is where `mayfly dev` listens where nothing else is said.
 const devListen = "127.0.0.1:8700"
 
-// devOperator is who the dev node's CLI acts as.
-const devOperator = "human:operator"
+// devOperator is who the dev node's CLI acts as; devApprover is the second
+// person, without whom co-signing could not be tried.
+const (
+	devOperator = "human:operator"
+	devApprover = "human:approver"
+)
 
 func devCommand(s *shell) *cli.Command {
 	return &cli.Command{
@@ -33,15 +37,22 @@ func devCommand(s *shell) *cli.Command {
 		Description: `Starts a node with the code of a cluster of five: TLS with its own CA, a sealed
 ledger, policies, audit. When it is ready it prints one line to paste, after
 which the CLI acts as human:operator, who may do everything but approve its own
-grants. Data stays in --home; start it again and it goes on where it was.
+grants. The file approver.env beside it makes a shell a second person's,
+human:approver, of group approvers, with a key to approve with. Data stays in
+--home; start it again and it goes on where it was.
+
+With --dual-control, from the first start on, every change of what decides who may
+get what waits for human:approver.
 
 Examples:
   mayfly dev
-  mayfly dev --home ./scratch --listen 127.0.0.1:9700`,
+  mayfly dev --home ./scratch --listen 127.0.0.1:9700
+  mayfly dev --home ./two --dual-control`,
 		Flags: []cli.Flag{
 			// No twins in the environment: MAYFLY_HOME may be production's.
 			&cli.StringFlag{Name: "home", Usage: "where everything is kept (`DIR`)", DefaultText: "~/.mayfly/dev"},
 			&cli.StringFlag{Name: "listen", Value: devListen, Usage: "loopback address to listen on (`ADDR`)"},
+			&cli.BoolFlag{Name: "dual-control", Usage: "a new node's changes need a second person"},
 			&cli.StringFlag{Name: "log-level", Value: "warn", Usage: "debug, info, warn or error"},
 		},
 		Action: func(c *cli.Context) error {
@@ -53,7 +64,7 @@ Examples:
 				}
 				home = filepath.Join(user, ".mayfly", "dev")
 			}
-			return runDev(c.Context, home, c.String("listen"), c.String("log-level"), s.out)
+			return runDev(c.Context, home, c.String("listen"), c.String("log-level"), c.Bool("dual-control"), s.out)
 		},
 	}
 }
@@ -62,6 +73,7 @@ Examples:
 type devNode struct {
 	home string
 	url  string
+	dual bool // two people, from the first start on
 	out  io.Writer
 }
 
@@ -69,7 +81,7 @@ func (d devNode) path(elem ...string) string {
 	return filepath.Join(append([]string{d.home}, elem...)...)
 }
 
-func runDev(ctx context.Context, home, listen, level string, out io.Writer) error {
+func runDev(ctx context.Context, home, listen, level string, dual bool, out io.Writer) error {
 	home, err := filepath.Abs(home)
 	if err != nil {
 		return err
@@ -81,12 +93,14 @@ func runDev(ctx context.Context, home, listen, level string, out io.Writer) erro
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return fmt.Errorf("dev listens on loopback only, not on %s; a node for others is run with: mayfly server", host)
 	}
-	d := devNode{home: home, out: out}
+	d := devNode{home: home, dual: dual, out: out}
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return err
 	}
-	if err := os.Remove(d.path("env")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	for _, name := range []string{"env", "approver.env"} {
+		if err := os.Remove(d.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
@@ -129,60 +143,116 @@ func (d devNode) service(ctx context.Context, l net.Listener, level string) (*se
 	})
 }
 
-// ready initialises a new node, enrols the operator's key, and leaves the
-// environment to paste.
+// ready initialises a new node, enrols the two people's keys, and leaves the
+// environments to paste.
 func (d devNode) ready(ctx context.Context, svc *service) error {
 	if !svc.node.Status().Initialised {
-		if _, err := svc.node.Init(ctx, wire.InitRequest{Admins: []string{devOperator}}); err != nil {
+		in := wire.InitRequest{Admins: []string{devOperator}}
+		if d.dual {
+			in.Approvers = []string{devApprover}
+		}
+		answer, err := svc.node.Init(ctx, in)
+		if err != nil {
 			return err
+		}
+		if d.dual { // this token alone vouches for the approver's key
+			if err := d.redeem(ctx, "approver", answer.Approvers[0].Token); err != nil {
+				return err
+			}
 		}
 	}
 	if err := svc.node.AwaitLeader(ctx); err != nil {
 		return err
 	}
-	if err := d.enrol(ctx, svc); err != nil {
+	if err := d.enrol(ctx, svc, devOperator, "client"); err != nil {
 		return err
 	}
-	if err := d.writeEnv(); err != nil {
+	if err := d.secondPerson(ctx, svc); err != nil {
+		return err
+	}
+	if err := errors.Join(d.writeEnv("approver.env", "approver"), d.writeEnv("env", "client")); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(d.out, "mayfly dev is ready on %s\nPaste this in another terminal to use it as %s:\n\n    . %s\n\n", d.url, devOperator, shellQuote(d.path("env")))
 	return err
 }
 
-// enrol gives the operator's home a key that the node knows.
-func (d devNode) enrol(ctx context.Context, svc *service) error {
-	home, err := client.OpenHome(d.path("client"))
+// secondPerson makes sure of somebody who can approve: a principal, in a group
+// that roles and policies may name, with a key of their own.
+func (d devNode) secondPerson(ctx context.Context, svc *service) error {
+	cl, err := d.as("client")
 	if err != nil {
 		return err
 	}
-	if id, err := home.Identity(); err == nil && id.Principal == devOperator {
+	defer cl.Close()
+	if _, err := cl.Object(ctx, "Principal", devApprover); err != nil && !d.dual {
+		_, err := cl.Apply(ctx, wire.ApplyRequest{Objects: []wire.Object{
+			{Kind: "Principal", Name: devApprover, Spec: []byte(`{}`)},
+			{Kind: "Group", Name: "approvers", Spec: []byte(`{"members":[{"name":"` + devApprover + `"}]}`)},
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	if err := d.enrol(ctx, svc, devApprover, "approver"); err != nil {
+		return err
+	}
+	them, err := d.as("approver")
+	if err != nil {
+		return err
+	}
+	defer them.Close()
+	return registerApproveKey(ctx, them)
+}
+
+func (d devNode) config(home string) client.Config {
+	return client.Config{Home: d.path(home), CAFile: d.path("tls", "ca.pem"), Addresses: []string{d.url}, Retry: client.DefaultRetry}
+}
+
+// as is the client of one of the two people.
+func (d devNode) as(home string) (*client.Client, error) {
+	cfg := d.config(home)
+	cfg.Method = "key"
+	return client.New(cfg)
+}
+
+// enrol gives a person's home a key that the node knows.
+func (d devNode) enrol(ctx context.Context, svc *service, principal, home string) error {
+	h, err := client.OpenHome(d.path(home))
+	if err != nil {
+		return err
+	}
+	if id, err := h.Identity(); err == nil && id.Principal == principal {
 		return nil
 	}
 	e, err := svc.node.Engine()
 	if err != nil {
 		return err
 	}
-	tok, err := e.EnrolByQuorum(ctx, devOperator, "dev")
+	tok, err := e.EnrolByQuorum(ctx, principal, "dev")
 	if err != nil {
 		return err
 	}
-	_, err = client.Enrol(ctx, client.Config{Home: d.path("client"), CAFile: d.path("tls", "ca.pem"), Addresses: []string{d.url}, Retry: client.DefaultRetry}, secret.New(tok.Token))
+	return d.redeem(ctx, home, tok.Token)
+}
+
+func (d devNode) redeem(ctx context.Context, home, token string) error {
+	_, err := client.Enrol(ctx, d.config(home), secret.New(token))
 	return err
 }
 
 // writeEnv renames the exports into place, so that whoever waits for the file
 // finds it whole.
-func (d devNode) writeEnv() error {
+func (d devNode) writeEnv(name, home string) error {
 	var b strings.Builder
-	for _, kv := range [][2]string{{"MAYFLY_ADDR", d.url}, {"MAYFLY_CACERT", d.path("tls", "ca.pem")}, {"MAYFLY_HOME", d.path("client")}, {"MAYFLY_METHOD", "key"}} {
+	for _, kv := range [][2]string{{"MAYFLY_ADDR", d.url}, {"MAYFLY_CACERT", d.path("tls", "ca.pem")}, {"MAYFLY_HOME", d.path(home)}, {"MAYFLY_METHOD", "key"}} {
 		fmt.Fprintf(&b, "export %s=%s\n", kv[0], shellQuote(kv[1]))
 	}
-	tmp := d.path("env.tmp")
+	tmp := d.path(name + ".tmp")
 	if err := os.WriteFile(tmp, []byte(b.String()), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(tmp, d.path("env"))
+	return os.Rename(tmp, d.path(name))
 }
 
 // shellQuote quotes a word for a POSIX shell.

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/mayfly-broker/mayfly/client"
+	"github.com/mayfly-broker/mayfly/client/approve"
 	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
@@ -113,7 +114,10 @@ func (s *shell) problemJSON(p wire.Problem) {
 func problemOf(err error) (p wire.Problem, code int, next string) {
 	var f *failure
 	var e *client.Error
+	var a *approve.Error
 	switch {
+	case errors.As(err, &a):
+		return wire.Problem{Type: "about:blank", Title: "Failed", Detail: a.Error(), Code: a.Code, Kind: client.KindInternal}, exitFailed, ""
 	case errors.As(err, &f):
 		return wire.Problem{Type: "about:blank", Title: "Failed", Detail: f.detail, Code: f.word, Kind: f.kind}, f.code, f.next
 	case errors.As(err, &e):
@@ -166,6 +170,8 @@ func nextStep(p wire.Problem) string {
 		return "repeat the command; with the same --idempotency-key where it has one"
 	case p.Kind == client.KindUnauthenticated && p.Code != client.CodeNoEvidence:
 		return "mayfly login, or look at how this machine logs in: mayfly operator diagnose"
+	case p.Code == client.CodeGrantOver, p.Code == client.CodeGrantVoid:
+		return "" // who one is was not the question
 	case p.Kind == client.KindDenied && p.DecisionID == "":
 		return "mayfly whoami shows who you are here"
 	default:

@@ -2,11 +2,9 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"io"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/mayfly-broker/mayfly/client/escape"
 )
 
 // colour is an SGR code; the zero value leaves text alone.
@@ -33,70 +31,17 @@ func (s *shell) painter(w io.Writer) func(colour, string) string {
 	}
 }
 
-// hostile reports whether a terminal might obey r instead of showing it, or
-// show it so that the text around it reads as something else: controls, and
-// the format characters, bidi overrides and invisible ones among them.
-func hostile(r rune) bool {
-	return unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029' || r == utf8.RuneError
-}
+// hostile is what a document may not hold unescaped; see [escape.Hostile].
+func hostile(r rune) bool { return escape.Hostile(r) }
 
-// clean escapes what is hostile in one line of text from anywhere.
-func clean(text string) string { return cleanRunes(text, hostile) }
+// clean escapes what is hostile or invisible in one line of text from anywhere.
+func clean(text string) string { return escape.Line(text) }
 
 // cleanLines is clean for text of several lines.
-func cleanLines(text string) string {
-	return cleanRunes(text, func(r rune) bool { return hostile(r) && r != '\n' && r != '\t' })
-}
+func cleanLines(text string) string { return escape.Lines(text) }
 
-func cleanRunes(text string, bad func(rune) bool) string {
-	if !strings.ContainsFunc(text, bad) {
-		return text
-	}
-	var b strings.Builder
-	for i, r := range text {
-		switch {
-		case !bad(r):
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD"):
-			fmt.Fprintf(&b, `\x%02x`, text[i])
-		default:
-			b.WriteString(escapeRune(r))
-		}
-	}
-	return b.String()
-}
-
-func escapeRune(r rune) string {
-	if r > 0xFFFF {
-		return fmt.Sprintf(`\U%08x`, r)
-	}
-	return fmt.Sprintf(`\u%04x`, r)
-}
-
-// escapeJSON writes hostile characters of a JSON document as \u escapes. They
-// can stand in strings only, so that the document stays the same.
-func escapeJSON(doc []byte) []byte {
-	if !bytes.ContainsFunc(doc, func(r rune) bool { return r > 0x7e && hostile(r) }) {
-		return doc
-	}
-	var b bytes.Buffer
-	for _, r := range string(doc) {
-		switch {
-		case r <= 0x7e || !hostile(r):
-			b.WriteRune(r)
-		case r > 0xFFFF: // a surrogate pair
-			r -= 0x10000
-			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+(r>>10), 0xdc00+(r&0x3ff))
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.Bytes()
-}
+// escapeJSON writes hostile characters of a JSON document as \u escapes.
+func escapeJSON(doc []byte) []byte { return escape.JSON(doc) }
 
 // escapeYAML does the same for YAML, where the strings that hold such
 // characters are double-quoted.
@@ -104,7 +49,7 @@ func escapeYAML(doc []byte) []byte {
 	var b bytes.Buffer
 	for _, r := range string(doc) {
 		if r > 0x7e && hostile(r) {
-			b.WriteString(escapeRune(r))
+			b.WriteString(escape.Rune(r))
 		} else {
 			b.WriteRune(r)
 		}

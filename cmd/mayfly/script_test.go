@@ -66,7 +66,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code, "cluster": cluster, "token": token, "export": export},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code, "cluster": cluster, "grant": grants, "agent": agent, "token": token, "export": export},
 	})
 }
 

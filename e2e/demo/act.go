@@ -15,9 +15,10 @@ import (
 
 // Exit codes of the CLI that the demo meets.
 const (
-	exitDone   = 0
-	exitFailed = 1
-	exitDenied = 3
+	exitDone    = 0
+	exitFailed  = 1
+	exitDenied  = 3
+	exitWaiting = 4
 )
 
 // mayfly runs one command as somebody, shows it with its output, and fails
@@ -91,7 +92,7 @@ func (s *stage) login(ctx context.Context, url string) (*pgx.Conn, error) {
 
 // query runs SQL in a session and shows the rows as psql would.
 func (s *stage) query(ctx context.Context, db *pgx.Conn, sql string) error {
-	s.typed("billing-bot sql", sql)
+	s.typed(s.agent+" sql", sql)
 	results, err := db.PgConn().Exec(ctx, sql).ReadAll() // values as text, as the server writes them
 	if err != nil {
 		return err

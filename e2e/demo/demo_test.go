@@ -61,11 +61,22 @@ func TestDemoDoesAsItSays(t *testing.T) {
 	t.Setenv("MAYFLY_HOME", "/nonexistent/production") // must not matter
 	t.Setenv("MAYFLY_ADDR", "production.example:8700")
 	var out bytes.Buffer
-	if err := run(t.Context(), binary, newTeller(&out, false)); err != nil {
+	if err := run(t.Context(), binary, newTeller(&out, false), (*stage).story); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	if strings.Contains(out.String(), "\x1b") {
 		t.Error("colours without a terminal")
+	}
+	if !strings.Contains(out.String(), "every step behaved as described") {
+		t.Errorf("no last line:\n%s", out.String())
+	}
+}
+
+func TestApprovalDemoDoesAsItSays(t *testing.T) {
+	scratch(t)
+	var out bytes.Buffer
+	if err := run(t.Context(), binary, newTeller(&out, false), (*stage).approval); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
 	}
 	if !strings.Contains(out.String(), "every step behaved as described") {
 		t.Errorf("no last line:\n%s", out.String())
@@ -81,7 +92,7 @@ func TestDemoNoticesACommandThatDoesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	err := run(t.Context(), liar, newTeller(&out, false))
+	err := run(t.Context(), liar, newTeller(&out, false), (*stage).story)
 	if err == nil || !strings.Contains(err.Error(), "still answers") {
 		t.Fatalf("err = %v\n%s", err, out.String())
 	}
@@ -92,7 +103,7 @@ func TestDemoEndsEverythingWhenInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	w := &interrupter{at: "── 3.", cancel: cancel}
-	if err := run(ctx, binary, newTeller(w, true)); err == nil || !strings.Contains(err.Error(), "interrupted") {
+	if err := run(ctx, binary, newTeller(w, true), (*stage).story); err == nil || !strings.Contains(err.Error(), "interrupted") {
 		t.Fatalf("err = %v\n%s", err, w.String())
 	}
 	if !strings.Contains(w.String(), "\x1b[1m── 1.") {

@@ -26,12 +26,17 @@ const limit = 3 * time.Minute
 
 func main() {
 	binary := flag.String("mayfly", "", "the binary to show (default bin/mayfly, built if it is missing)")
+	approval := flag.Bool("approval", false, "show a grant that two people co-sign instead of the main job")
 	flag.Parse()
+	tell := (*stage).story
+	if *approval {
+		tell = (*stage).approval
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := run(ctx, *binary, newTeller(os.Stdout, coloured(os.Stdout))); err != nil {
+	if err := run(ctx, *binary, newTeller(os.Stdout, coloured(os.Stdout)), tell); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		stop()
 		os.Exit(1)
@@ -39,7 +44,7 @@ func main() {
 }
 
 // run shows everything and ends what it started, whatever happened.
-func run(ctx context.Context, binary string, t *teller) (err error) {
+func run(ctx context.Context, binary string, t *teller, tell func(*stage, context.Context) error) (err error) {
 	if binary == "" {
 		if binary, err = build(ctx, t); err != nil {
 			return err
@@ -50,7 +55,7 @@ func run(ctx context.Context, binary string, t *teller) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.story(ctx); err != nil {
+	if err := tell(s, ctx); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return fmt.Errorf("interrupted (%w); everything that was started is being ended", cause)
 		}

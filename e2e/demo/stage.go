@@ -32,6 +32,7 @@ type stage struct {
 	nodeAt *bytes.Buffer // what the node said
 	ended  chan struct{} // closed once the node's process was waited for
 	people map[string]string
+	agent  string // who uses the credential
 	addr   string
 }
 
@@ -61,7 +62,7 @@ func compile(ctx context.Context, root, binary string) error {
 
 // open starts the database server and the dev node side by side.
 func open(ctx context.Context, binary string, t *teller) (_ *stage, err error) {
-	s := &stage{teller: t, binary: binary, people: map[string]string{}}
+	s := &stage{teller: t, binary: binary, people: map[string]string{}, agent: "billing-bot"}
 	if s.dir, err = os.MkdirTemp("", "mayfly-demo-"); err != nil {
 		return nil, err
 	}

@@ -131,7 +131,7 @@ func (s *stage) access(ctx context.Context, m *minted) error {
 		return err
 	}
 	s.say("It is read-only because the role is: PostgreSQL itself refuses the rest.")
-	s.typed("billing-bot sql", "DELETE FROM orders")
+	s.typed(s.agent+" sql", "DELETE FROM orders")
 	_, err = m.session.Exec(ctx, "DELETE FROM orders")
 	return s.refused(err, statePrivilege)
 }
@@ -175,7 +175,7 @@ func (s *stage) narrow(ctx context.Context, _ *minted) error {
 	}
 	err = s.query(ctx, db, "SELECT id, name FROM customers ORDER BY id")
 	if err == nil {
-		s.typed("billing-bot sql", "SELECT name, card_number FROM customers")
+		s.typed(s.agent+" sql", "SELECT name, card_number FROM customers")
 		_, refusal := db.Exec(ctx, "SELECT name, card_number FROM customers")
 		err = s.refused(refusal, statePrivilege)
 	}
@@ -206,12 +206,12 @@ func (s *stage) end(ctx context.Context, m *minted) error {
 		return err
 	}
 	s.say("The session that was still open is gone:")
-	s.typed("billing-bot sql", "SELECT 1")
+	s.typed(s.agent+" sql", "SELECT 1")
 	if err := s.cutOff(ctx, m.session); err != nil {
 		return err
 	}
 	s.say("A new login is refused, in PostgreSQL's own words:")
-	s.typed("billing-bot sql", `\connect postgres://`+m.username+":…@"+s.db.Address()+"/orders")
+	s.typed(s.agent+" sql", `\connect postgres://`+m.username+":…@"+s.db.Address()+"/orders")
 	conn, err := s.login(ctx, m.url)
 	if err == nil {
 		return errors.Join(errors.New("the credential of an ended task still logs in"), conn.Close(ctx))

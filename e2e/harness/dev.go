@@ -20,16 +20,17 @@ type Dev struct {
 	// Operator is the command line as human:operator.
 	Operator CLI
 	// Dir holds the node's home and its log.
-	Dir  string
-	URL  string
-	proc *Process
-	bin  string
+	Dir string
+	URL string
+	// Flags are added to the command.
+	Flags []string
+	proc  *Process
 }
 
 // StartDev starts a node on a free port and waits until it is ready.
 func StartDev(t testing.TB) *Dev {
 	t.Helper()
-	d := &Dev{Dir: t.TempDir(), bin: Binary(t)}
+	d := &Dev{Dir: t.TempDir()}
 	d.Start(t)
 	return d
 }
@@ -71,7 +72,7 @@ func (d *Dev) Launch(t testing.TB) {
 	}
 	// The environment of another node must not leak in: dev ignores it.
 	env := []string{"PATH=/usr/bin:/bin", "HOME=" + d.Dir, "MAYFLY_HOME=" + filepath.Join(d.Dir, "not-this-one"), "TZ=UTC"}
-	d.proc = start(t, d.Log(), env, d.bin, "dev", "--home", d.Home(), "--listen", listen)
+	d.proc = start(t, d.Log(), env, Binary(t), append([]string{"dev", "--home", d.Home(), "--listen", listen}, d.Flags...)...)
 }
 
 // AwaitReady waits for the env file, which a node renames into place when it is

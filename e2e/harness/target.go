@@ -19,22 +19,34 @@ import (
 // it as the target of the same name.
 func Database(t testing.TB, pg *pgtest.Server, admin CLI, dir, name string) {
 	t.Helper()
+	Tables(t, pg, name)
+	AddTarget(t, pg, admin, dir, name, name)
+}
+
+// Tables makes that database and adds no target.
+func Tables(t testing.TB, pg *pgtest.Server, name string) {
+	t.Helper()
 	pg.Exec(t, "postgres", "CREATE DATABASE "+name)
 	pg.Exec(t, name, `REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 		CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, email text, salary int);
 		INSERT INTO people VALUES (1, 'Ada', 'ada@example.org', 100), (2, 'Bo', 'bo@example.org', 90);
 		CREATE TABLE notes (id int, body text)`)
-	AddTarget(t, pg, admin, dir, name, name)
 }
 
 // AddTarget adds a target for a database that exists.
 func AddTarget(t testing.TB, pg *pgtest.Server, admin CLI, dir, database, name string) {
 	t.Helper()
+	admin.Must(t, TargetArgs(t, pg, dir, database, name)...)
+}
+
+// TargetArgs is the command that adds a target for a database that exists.
+func TargetArgs(t testing.TB, pg *pgtest.Server, dir, database, name string) []string {
+	t.Helper()
 	file := filepath.Join(dir, "pw-"+name)
 	if err := os.WriteFile(file, []byte(pg.Password+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	admin.Must(t, "target", "add", "postgres", pg.Address(), "--name", name, "--username", pgtest.AdminUser, "--database", database, "--password-file", file)
+	return []string{"target", "add", "postgres", pg.Address(), "--name", name, "--username", pgtest.AdminUser, "--database", database, "--password-file", file}
 }
 
 // Left lists what bears our mark on a server: login roles, and the sessions

@@ -22,6 +22,8 @@ var may = map[string]struct {
 	"scope":  {tests: []string{}, why: "broker, client and issuers share it, so it may need none of them"},
 
 	"client/keys":       {product: []string{"secret"}, why: "keys and proofs work without the rest of the client"},
+	"client/escape":     {why: "whoever shows text to people escapes it alike, so it may need none of them"},
+	"client/approve":    {product: []string{"client/escape", "client/wire", "scope"}, tests: []string{"broker/cosign", "client/keys"}, why: "signs what it shows; who collects the signatures is not its business"},
 	"client/wire":       {product: []string{"scope"}, why: "both ends share the shapes, so they may pull in neither end"},
 	"client/clienttest": {product: []string{"client/...", "scope", "secret"}, why: "a cluster that plays its part, for tests of what calls one"},
 	"client":            {product: []string{"client/...", "scope", "secret"}, why: "workloads import it: it must not pull in the broker"},
@@ -35,21 +37,23 @@ var may = map[string]struct {
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},
-	"broker/ledger":            {product: []string{"broker/audit/tree", "scope"}, tests: []string{"broker/ledger/ledgertest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
+	"broker/ledger":            {product: []string{"broker/audit/tree", "broker/cosign", "scope"}, tests: []string{"broker/ledger/ledgertest", "broker/cosign/cosigntest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
+	"broker/cosign":            {tests: []string{"broker/cosign/cosigntest"}, why: "every replica runs it: pure, frozen, and of the standard library alone"},
+	"broker/cosign/cosigntest": {product: []string{"broker/cosign"}, why: "approvers with software keys, for tests"},
 	"broker/brokertest":        {product: []string{"broker/ledger", "broker/ledger/ledgertest", "broker/...", "issuers", "scope", "secret"}, why: "targets and logs in memory, for tests and simulations of the engine"},
 	"plugins":                  {why: "kinds out of process; nothing is here yet"},
 	"broker/ledger/ledgertest": {product: []string{"broker/ledger"}, why: "an in-memory ledger for tests"},
 	"broker/audit":             {product: []string{"broker/audit/tree", "broker/fault"}, why: "offline verification must not need a broker"},
 	"broker/identity":          {product: []string{"broker/fault", "secret"}, tests: []string{"client/keys"}, why: "says who calls, not what they may"},
 	"broker/policy":            {product: []string{"broker/fault", "scope"}, why: "decides from facts that are handed to it"},
-	"broker/cosign":            {why: "every replica checks with it: pure, and the standard library's alone"},
+	"broker/notify":            {product: []string{"secret"}, why: "tells people of what the ledger holds; learns it through an interface, so that nothing it reads or sends decides anything"},
 	"broker/seal":              {product: []string{"broker/fault", "secret"}, why: "opens and shuts; knows nothing of what it seals"},
 	"broker": {
-		product: []string{"broker/fault", "broker/ledger", "broker/identity", "broker/policy", "broker/audit", "broker/audit/tree", "broker/cosign", "client/wire", "issuers", "scope", "secret"},
+		product: []string{"broker/fault", "broker/ledger", "broker/cosign", "broker/identity", "broker/policy", "broker/audit", "broker/audit/tree", "client/wire", "issuers", "scope", "secret"},
 		tests:   []string{"broker/...", "client/keys", "issuers/..."}, why: "the engine turns requests into leases through interfaces alone",
 	},
 	"broker/node": {
-		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
+		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/notify", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
 		tests:   []string{"broker/...", "client/...", "issuers/...", "scope"}, why: "the one place that ties engine, seal and store together",
 	},
 	"broker/api/console": {

@@ -88,15 +88,7 @@ type Node interface {
 }
 
 // GrantFilter narrows a list of grants.
-type GrantFilter struct {
-	Mine      bool // asked for by the caller, or by what the caller owns
-	Pending   bool // that wait for the caller
-	Overdue   bool // emergency grants whose review is late
-	State     string
-	Principal string
-	Limit     int    // 1 to 1000; 0 is 100
-	After     string // id of the last grant of the page before
-}
+type GrantFilter = broker.GrantFilter
 
 // pollEvery is how often a live page looks whether the ledger has grown.
 const pollEvery = time.Second

@@ -166,7 +166,11 @@ func (s *Console) render(w http.ResponseWriter, r *http.Request, v *visitor, sta
 		p.Size = v.size
 		p.Me, p.CSRF, p.Ends = v.me, v.csrf(), v.me.ExpiresAt
 		if waiting, err := v.engine.Grants(r.Context(), v.caller, GrantFilter{Pending: true, Limit: maxBadge}); err == nil {
-			p.Waiting = len(waiting)
+			for _, g := range waiting {
+				if g.MayApprove {
+					p.Waiting++
+				}
+			}
 		}
 	}
 	var out bytes.Buffer

@@ -1,0 +1,78 @@
+package api_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/broker"
+	"github.com/mayfly-broker/mayfly/client/wire"
+)
+
+func (b *fakeBroker) Grants(_ context.Context, c broker.Caller, f broker.GrantFilter) ([]wire.Grant, error) {
+	return nil, b.note(c, f)
+}
+
+func (b *fakeBroker) Grant(_ context.Context, c broker.Caller, id string) (wire.Grant, error) {
+	return wire.Grant{ID: id}, b.note(c, id)
+}
+
+func (b *fakeBroker) AwaitGrant(_ context.Context, c broker.Caller, id string, version uint64, _ time.Duration) (wire.Grant, error) {
+	return wire.Grant{ID: id, Version: version + 1}, b.note(c, id)
+}
+
+func (b *fakeBroker) ApproveGrant(_ context.Context, c broker.Caller, id string, in wire.ApproveRequest) (wire.Grant, error) {
+	return wire.Grant{ID: id}, b.note(c, in)
+}
+
+func (b *fakeBroker) DenyGrant(_ context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error) {
+	return wire.Grant{ID: id, State: wire.GrantDenied}, b.note(c, in)
+}
+
+func (b *fakeBroker) CancelGrant(_ context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error) {
+	return wire.Grant{ID: id, State: wire.GrantCancelled}, b.note(c, in)
+}
+
+func (b *fakeBroker) RevokeGrant(_ context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error) {
+	return wire.Grant{ID: id, State: wire.GrantRevoked}, b.note(c, in)
+}
+
+func (b *fakeBroker) CollectGrant(_ context.Context, c broker.Caller, id string, in wire.CollectRequest) (wire.AccessAnswer, error) {
+	status := "issued"
+	if strings.HasSuffix(id, "_waits") {
+		status = "waiting"
+	}
+	return wire.AccessAnswer{GrantID: id, Status: status}, b.note(c, in)
+}
+
+func (b *fakeBroker) ReviewGrant(_ context.Context, c broker.Caller, id string, in wire.ReviewRequest) (wire.Grant, error) {
+	return wire.Grant{ID: id}, b.note(c, in)
+}
+
+func (b *fakeBroker) KeyDocument(_ context.Context, c broker.Caller, principal string, in wire.ApproveKey) (wire.KeyDocument, error) {
+	return wire.KeyDocument{Domain: principal}, b.note(c, in)
+}
+
+// What waits for people answers 202, so that no client takes it for a credential.
+func TestWhatWaitsAnswers202(t *testing.T) {
+	tc, n := one(t)
+	cl := tc.newClient(t, "mfs_waits", "dpop")
+	for path, want := range map[string]int{
+		"/grants/grt_1/collect":                           http.StatusOK,
+		"/grants/grt_waits/collect":                       http.StatusAccepted,
+		"/grants/grt_1/deny":                              http.StatusOK,
+		"/grants/grt_1/cancel":                            http.StatusOK,
+		"/grants/grt_1/revoke":                            http.StatusOK,
+		"/grants/grt_1/nonsense":                          http.StatusNotFound,
+		"/grants/grt_1/collect?x=1":                       http.StatusBadRequest,
+		"/grants/grt_1/approve":                           http.StatusBadRequest, // it needs a body
+		"/keys/document":                                  http.StatusBadRequest,
+		"/grants/" + strings.Repeat("x", 200) + "/cancel": http.StatusBadRequest,
+	} {
+		if got := cl.do(n, "POST", path, "").status; got != want {
+			t.Errorf("%s: %d, wanted %d", path, got, want)
+		}
+	}
+}

@@ -31,7 +31,7 @@ type token struct {
 	handle string
 }
 
-func newToken(t *testing.T, alg string) *token {
+func newToken(t testing.TB, alg string) *token {
 	t.Helper()
 	k := &token{id: []byte("credential of sixteen bytes or more"), rp: "mayfly.example", origin: "https://mayfly.example", flags: 0x05, handle: "human:ann"}
 	var err error

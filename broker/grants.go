@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/policy"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -158,53 +157,6 @@ func (e *Engine) AwaitGrant(ctx context.Context, c Caller, id string, version ui
 			}
 		}
 	}
-}
-
-// previousFor is how far back a requester's earlier grants are looked for.
-const (
-	previousFor = 30 * 24 * time.Hour
-	maxPrevious = 20_000
-)
-
-// Previous returns what the requester of a grant was last given on the same role,
-// in the last thirty days.
-func (e *Engine) Previous(_ context.Context, c Caller, id string) (out wire.Grant, err error) {
-	g, err := e.visible(c, id)
-	if err != nil {
-		return out, err
-	}
-	since, err := ledger.NewID(ledger.PrefixLease, at(g.RequestedMS).Add(-previousFor), e.cfg.Random)
-	if err != nil {
-		return out, err
-	}
-	err = e.view(func(q ledger.Query) error {
-		looked := 0
-		q.Leases(since, func(l ledger.Lease) bool {
-			looked++
-			if l.Grant.Principal == g.Principal && l.Grant.Role == g.Role && l.Grant.ID != g.ID && l.OpenedMS < g.RequestedMS {
-				out = plainGrant(l)
-			}
-			return looked < maxPrevious && l.OpenedMS < g.RequestedMS
-		})
-		if out.ID == "" {
-			return fault.New(fault.NotFound, "nothing_before", "%s was given nothing on %s in the last thirty days.", g.Principal, g.Role)
-		}
-		return nil
-	})
-	return out, err
-}
-
-// ReviewHash is what a reviewer of that verdict and note signs, in hex.
-func (e *Engine) ReviewHash(_ context.Context, c Caller, id, verdict, note string) (hash string, err error) {
-	g, err := e.visible(c, id)
-	if err != nil {
-		return "", err
-	}
-	err = e.view(func(q ledger.Query) error {
-		hash, err = q.ReviewHash(g, verdict, note)
-		return err
-	})
-	return hash, err
 }
 
 // plainGrant is a grant that stands inside its lease.

@@ -54,8 +54,11 @@ type PasskeyOffer struct {
 	// Hash is what both sign, 32 bytes.
 	Hash []byte `json:"hash"`
 	// Vouch is as in [wire.KeyDocument]; Others are the passkeys that may vouch.
-	Vouch  string    `json:"vouch"`
-	Others []Passkey `json:"others,omitempty"`
+	// Founder is the thumbprint of the key of the caller's enrolment token, where
+	// that may vouch instead of the approvers.
+	Vouch   string    `json:"vouch"`
+	Others  []Passkey `json:"others,omitempty"`
+	Founder string    `json:"founder,omitempty"`
 }
 
 // RegisteredKey is a key to approve with, and when it came.
@@ -65,10 +68,9 @@ type RegisteredKey struct {
 	AddedAt    time.Time
 }
 
-// approveKeys lists the keys that a person approves with.
-func (e *Engine) approveKeys(principal string) ([]RegisteredKey, error) {
-	var out []RegisteredKey
-	err := e.view(func(q ledger.Query) error {
+// approveKeys lists the keys that a person may approve with.
+func (e *Engine) approveKeys(principal string) (out []RegisteredKey, err error) {
+	err = e.view(func(q ledger.Query) error {
 		for _, k := range q.KeysOf(principal) {
 			if k.Use == ledger.UseApprove && k.Approve != nil {
 				out = append(out, RegisteredKey{Thumbprint: k.Thumbprint, Key: *k.Approve, AddedAt: at(k.AddedMS)})
@@ -96,7 +98,8 @@ func (e *Engine) LoginPasskey(ctx context.Context, in PasskeyLogin) (wire.LoginA
 }
 
 // LoginEnrolled opens a session, bound to a cookie, for a person's one-time
-// enrolment token, so that a first passkey can be made. The token is spent.
+// enrolment token, so that a first passkey can be made. The token is spent. It
+// comes as a client hands it in ([identity.EnrolToken.Presented]), never whole.
 func (e *Engine) LoginEnrolled(ctx context.Context, token secret.Text, address string) (wire.LoginAnswer, error) {
 	tok, err := identity.ParseEnrolToken(token)
 	if err != nil {
@@ -174,43 +177,59 @@ func (e *Engine) NewPasskey(ctx context.Context, c Caller) (json.RawMessage, err
 
 // OfferPasskey checks a passkey that the caller has just made, and says what
 // must sign it.
-func (e *Engine) OfferPasskey(ctx context.Context, c Caller, response json.RawMessage) (PasskeyOffer, error) {
-	key, thumb, err := e.passkeys.Made(c.Session.Principal, response)
+func (e *Engine) OfferPasskey(_ context.Context, c Caller, response json.RawMessage) (PasskeyOffer, error) {
+	me := c.Session.Principal
+	key, thumb, err := e.passkeys.Made(me, response)
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	doc, err := e.documentOf(c.Session.Principal, key)
+	out := PasskeyOffer{Thumbprint: thumb, CredentialID: key.CredentialID, RPID: key.RPID}
+	err = e.view(func(q ledger.Query) error {
+		_, hash, err := keyDocument(q, me, key)
+		if err != nil {
+			return fault.Wrap(err, fault.Invalid, "passkey_unfit", "The passkey cannot be registered: %v.", err)
+		}
+		out.Hash, out.Vouch = hash[:], q.Voucher(me)
+		g, _ := q.Genesis()
+		for _, f := range g.Founders {
+			if f.Principal == me && out.Vouch == ledger.VouchApprovers {
+				out.Founder, err = cosign.Thumbprint(f.JWK)
+			}
+		}
+		return err
+	})
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	sum, err := hex.DecodeString(doc.Hash)
+	keys, err := e.approveKeys(me)
 	if err != nil {
 		return PasskeyOffer{}, err
 	}
-	keys, err := e.approveKeys(c.Session.Principal)
-	if err != nil {
-		return PasskeyOffer{}, err
-	}
-	ticket, err := e.passkeys.Ticket(c.Session.Principal, key)
-	return PasskeyOffer{Ticket: ticket, Thumbprint: thumb, CredentialID: key.CredentialID, RPID: key.RPID, Hash: sum, Vouch: doc.Vouch, Others: passkeysOf(keys)}, err
+	out.Others = passkeysOf(keys)
+	out.Ticket, err = e.passkeys.Ticket(me, key)
+	return out, err
 }
 
-// AddPasskey registers a passkey that [Engine.OfferPasskey] has checked.
+// AddPasskey registers a passkey that [Engine.OfferPasskey] has checked. Where
+// the approvers must agree to it, the answer names the grant that waits for them.
 func (e *Engine) AddPasskey(ctx context.Context, c Caller, ticket string, proof, vouch *wire.Signature) (wire.Key, error) {
 	key, err := e.passkeys.Redeem(c.Session.Principal, ticket)
 	if err != nil {
 		return wire.Key{}, err
 	}
-	return e.addApproveKey(ctx, c, c.Session.Principal, key, cosigned(proof), cosigned(vouch))
-}
-
-// cosigned is a signature in the shape that is checked and kept.
-func cosigned(s *wire.Signature) *cosign.Signature {
-	if s == nil {
-		return nil
+	// An attestation of "none" signs nothing: this is where the holder proves the
+	// key, for Apply takes the door's word for it.
+	err = e.view(func(q ledger.Query) error {
+		_, hash, err := keyDocument(q, c.Session.Principal, key)
+		if err == nil && (proof == nil || cosign.Verify(key, cosign.DomainKey, hash, signature(*proof)) != nil) {
+			err = fault.New(fault.Denied, ledger.CodeSignature, "The new passkey has not signed its own document. Add it again.")
+		}
+		return err
+	})
+	if err != nil {
+		return wire.Key{}, err
 	}
-	return &cosign.Signature{Verifier: 1, Kind: s.Kind, Key: s.Key, AuthenticatorData: s.AuthenticatorData, ClientDataJSON: s.ClientDataJSON,
-		Assertion: s.Assertion, SSHSIG: s.SSHSIG, JWS: s.JWS}
+	return e.addApproveKey(ctx, c, c.Session.Principal, key, optional(proof), optional(vouch))
 }
 
 // Ticket keeps a checked key with the browser until the browser has had it

@@ -84,7 +84,7 @@ func on(path string) step {
 // signature over somebody's request, each checked as a cluster does.
 func TestAPersonEnrolsSignsInAndApproves(t *testing.T) {
 	s := sit(t)
-	s.do("redeeming the token", Authenticator(), s.at("/"), on("/signin"), chromedp.Click(css("details summary")), chromedp.SendKeys(css("textarea[name=token]"), consoletest.EnrolmentToken),
+	s.do("redeeming the token", Authenticator(), s.at("/"), on("/signin"), chromedp.Click(css("details summary")), chromedp.SendKeys(css("textarea[data-token]"), consoletest.WholeToken),
 		chromedp.Click(css(`form[action="/signin/enrol"] button`)), on("/keys"))
 	if got := ask[string](s, `document.cookie`); got != "" {
 		t.Errorf("scripts see the cookie: %q", got)

@@ -60,7 +60,7 @@ type passkeys interface {
 
 // grants are what people approve.
 type grants interface {
-	Grants(ctx context.Context, c broker.Caller, f broker.GrantFilter) ([]wire.Grant, error)
+	Grants(ctx context.Context, c broker.Caller, f GrantFilter) ([]wire.Grant, error)
 	Grant(ctx context.Context, c broker.Caller, id string) (wire.Grant, error)
 	// Previous returns what the same requester was last granted on the same
 	// role; not_found where there is nothing.
@@ -86,6 +86,9 @@ type Node interface {
 	Status() wire.Status
 	Peers(ctx context.Context, c broker.Caller) ([]wire.Peer, error)
 }
+
+// GrantFilter narrows a list of grants.
+type GrantFilter = broker.GrantFilter
 
 // pollEvery is how often a live page looks whether the ledger has grown.
 const pollEvery = time.Second

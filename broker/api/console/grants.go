@@ -18,7 +18,7 @@ const perPage = 50
 // inboxBody is the page of what waits for the caller.
 type inboxBody struct {
 	Pending []wire.Grant
-	Overdue []wire.Grant
+	Reviews []wire.Grant
 	Mine    []wire.Grant
 	Keys    int // passkeys of the caller
 }
@@ -26,14 +26,20 @@ type inboxBody struct {
 func (s *Console) inbox(x *exchange) error {
 	ctx := x.r.Context()
 	var b inboxBody
-	var err error
-	if b.Pending, err = x.engine.Grants(ctx, x.caller, broker.GrantFilter{Pending: true, Limit: perPage}); err != nil {
+	pending, err := x.engine.Grants(ctx, x.caller, GrantFilter{Pending: true, Limit: maxBadge})
+	if err != nil {
 		return err
 	}
-	if b.Overdue, err = x.engine.Grants(ctx, x.caller, broker.GrantFilter{Overdue: true, Limit: perPage}); err != nil {
-		return err
+	for _, g := range pending {
+		switch {
+		case !g.MayApprove:
+		case g.State == wire.GrantWaiting:
+			b.Pending = append(b.Pending, g)
+		default:
+			b.Reviews = append(b.Reviews, g)
+		}
 	}
-	mine, err := x.engine.Grants(ctx, x.caller, broker.GrantFilter{Mine: true, Limit: perPage})
+	mine, err := x.engine.Grants(ctx, x.caller, GrantFilter{Mine: true, Limit: perPage})
 	if err != nil {
 		return err
 	}
@@ -73,12 +79,14 @@ type grantsBody struct {
 func (s *Console) listGrants(x *exchange) error {
 	b := grantsBody{States: states, State: x.query("state"), Principal: x.query("principal"), Mine: x.query("mine") != ""}
 	var err error
-	b.Grants, err = x.engine.Grants(x.r.Context(), x.caller, broker.GrantFilter{State: b.State, Principal: b.Principal, Mine: b.Mine, Limit: perPage, After: x.query("after")})
+	b.Grants, err = x.engine.Grants(x.r.Context(), x.caller, GrantFilter{State: b.State, Principal: b.Principal, Mine: b.Mine, Limit: perPage, After: x.query("after")})
 	if err != nil {
 		return err
 	}
 	if len(b.Grants) == perPage {
 		b.Next = b.Grants[perPage-1].ID
+	} else if x.query("after") == "" {
+		slices.Reverse(b.Grants) // all on one page: the newest first
 	}
 	return x.show("grants", page{Title: "Grants", Nav: "grants", Body: b})
 }
@@ -168,6 +176,7 @@ var notices = map[string]string{
 	"revoke":  "Revoked. Its credentials are being withdrawn.",
 	"review":  "Your review is recorded.",
 	"key":     "The passkey is registered.",
+	"asked":   "The passkey counts as soon as the approvers have agreed to it.",
 	"removed": "The key is removed. It counts for nothing from now on.",
 }
 
@@ -231,7 +240,7 @@ func (b *grantBody) can(me string) Can {
 		Deny:    g.State == wire.GrantWaiting && g.MayApprove,
 		Cancel:  live && g.Principal == me,
 		Revoke:  (g.State == wire.GrantApproved || g.State == wire.GrantOpen) && g.Principal != me,
-		Review:  g.Review != nil && !g.Review.Done && g.Principal != me,
+		Review:  g.Review != nil && !g.Review.Done && g.MayApprove,
 	}
 }
 
@@ -307,6 +316,10 @@ func (s *Console) reviewHash(x *exchange, id string) error {
 // came; prefix tells two in one form apart.
 func (x *exchange) signature(prefix string) (wire.Signature, error) {
 	sig := wire.Signature{Kind: "passkey", Key: x.form(prefix + "key")}
+	if sig.JWS = x.form(prefix + "jws"); sig.JWS != "" {
+		sig.Kind = "jws"
+		return sig, nil
+	}
 	for _, f := range []struct {
 		name string
 		to   *[]byte

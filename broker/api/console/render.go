@@ -12,7 +12,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -166,8 +165,12 @@ func (s *Console) render(w http.ResponseWriter, r *http.Request, v *visitor, sta
 	if v != nil && v.me != nil {
 		p.Size = v.size
 		p.Me, p.CSRF, p.Ends = v.me, v.csrf(), v.me.ExpiresAt
-		if waiting, err := v.engine.Grants(r.Context(), v.caller, broker.GrantFilter{Pending: true, Limit: maxBadge}); err == nil {
-			p.Waiting = len(waiting)
+		if waiting, err := v.engine.Grants(r.Context(), v.caller, GrantFilter{Pending: true, Limit: maxBadge}); err == nil {
+			for _, g := range waiting {
+				if g.MayApprove {
+					p.Waiting++
+				}
+			}
 		}
 	}
 	var out bytes.Buffer

@@ -123,6 +123,9 @@ func alarms(s scope.Scope) (out []Alarm) {
 		for _, a := range d.Actions {
 			switch tone(a) {
 			case "harm":
+				if a == "all" || a == "*" {
+					a = "every right"
+				}
 				harm = append(harm, strings.ToUpper(a))
 			case "write":
 				write = append(write, strings.ToUpper(a))

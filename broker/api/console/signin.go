@@ -125,15 +125,19 @@ func (s *Console) addKey(x *exchange) error {
 		return err
 	}
 	var vouch *wire.Signature
-	if x.form("vouch_key") != "" {
+	if x.form("vouch_key") != "" || x.form("vouch_jws") != "" {
 		sig, err := x.signature("vouch_")
 		if err != nil {
 			return err
 		}
 		vouch = &sig
 	}
-	if _, err := x.engine.AddPasskey(x.r.Context(), x.caller, x.form("ticket"), &proof, vouch); err != nil {
+	key, err := x.engine.AddPasskey(x.r.Context(), x.caller, x.form("ticket"), &proof, vouch)
+	if err != nil {
 		return err
+	}
+	if key.GrantID != "" {
+		return x.see("/grants/" + escapePath(key.GrantID) + "?done=asked")
 	}
 	return x.see("/keys?done=key")
 }

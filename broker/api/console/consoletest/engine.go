@@ -23,8 +23,12 @@ import (
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
-// EnrolmentToken is the one that opens a session for [Me].
-const EnrolmentToken = "mfe_a-token-for-one-use"
+// EnrolmentToken is the one that opens a session for [Me], as it is handed in; a
+// person pastes [WholeToken], from which it derives.
+const EnrolmentToken = "mfe_AQBbWu4IpbQCni1yt5yJE6DM4KcIzPHSvN4DkKnUMEFP5lIBAgMAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAESbWF5Zmx5LmV4YW1wbGU6NDQzPg061w"
+
+// WholeToken is what an administrator sends.
+const WholeToken = "mfe_AQBbAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8BAgMAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAESbWF5Zmx5LmV4YW1wbGU6NDQzk_SxqQ"
 
 // Me is who the tests sign in as.
 const Me = "human:kim"

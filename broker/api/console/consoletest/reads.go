@@ -114,7 +114,7 @@ func (e *Engine) Grants(_ context.Context, c broker.Caller, f broker.GrantFilter
 	defer e.mu.Unlock()
 	for _, g := range e.World.Grants {
 		switch {
-		case f.Pending && (g.State != wire.GrantWaiting || !g.MayApprove),
+		case f.Pending && g.State != wire.GrantWaiting && (g.Review == nil || g.Review.Done),
 			f.Mine && g.Principal != c.Session.Principal,
 			f.Overdue && (g.Review == nil || !g.Review.Overdue),
 			f.State != "" && g.State != f.State,

@@ -143,7 +143,7 @@ func (w *World) emergency(now time.Time) wire.Grant {
 		Scope: raw(scope.Scope{{Type: "database", Identifier: "orders", Actions: []string{"all"}}}), Task: cosign.Task{ID: "tsk_night", DeadlineMS: asked.Add(time.Hour).UnixMilli()},
 		Purpose: "Checkout is down", TTLS: 1800, TotalS: 1800, EndsByMS: asked.Add(30 * time.Minute).UnixMilli(), MaxLeases: 1, Emergency: true, Reason: "A lock on orders blocks every checkout; nobody of dba answers"}
 	return sealed(wire.Grant{ID: GrantEmergency, Kind: wire.GrantEmergency, State: wire.GrantEnded, Principal: "human:bo", Role: "orders/owner", Target: "orders", Purpose: doc.Purpose, Reason: doc.Reason,
-		DecisionID: "dec_01k8pw5e7q", RequestedAt: asked, EndedAt: ptr(asked.Add(30 * time.Minute)),
+		DecisionID: "dec_01k8pw5e7q", RequestedAt: asked, EndedAt: ptr(asked.Add(30 * time.Minute)), MayApprove: true,
 		Review: &wire.Review{Due: now.Add(-2 * time.Hour), Overdue: true, Needs: []wire.Need{{Group: "administrators", Required: 1, Have: 0, Eligible: 3}}, Verdicts: []wire.Verdict{}}}, cosign.DomainGrant, doc)
 }
 

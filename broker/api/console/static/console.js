@@ -119,6 +119,11 @@ function newKey(form) {
     const id = (raw) => raw.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
     say(form, "Once more, to prove that you hold it…");
     await sign(form, "proof_", hash, offer.rp_id, [{ id: id(offer.credential_id), thumbprint: offer.thumbprint }]);
+    if (offer.vouch === "approvers" && offer.founder) {
+      form.elements.vouch_jws.value = await vouchByToken(hash);
+      if (form.elements.vouch_jws.value) form.elements.vouch_key.value = offer.founder;
+    }
+    sessionStorage.removeItem(voucher);
     if (offer.vouch === "key") {
       say(form, "Now one that you have already, to vouch for it…");
       await sign(form, "vouch_", hash, offer.rp_id, (offer.others || []).map((k) => ({ id: id(k.credential_id), thumbprint: k.thumbprint })));
@@ -126,7 +131,48 @@ function newKey(form) {
   });
 }
 
-for (const [attribute, work] of [["data-signin", signIn], ["data-sign", approve], ["data-newkey", newKey]]) {
+// ——— enrolment tokens
+
+// The token's own secret never leaves this page: what is handed in derives from
+// it, and so does, for the administrators named at init, the key that vouches
+// for their first passkey. The codec is the client's (package identity).
+const voucher = "mayfly-voucher";
+
+async function derive(secret, purpose) {
+  const key = await crypto.subtle.importKey("raw", secret, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+  return new Uint8Array(await crypto.subtle.sign("HMAC", key, new TextEncoder().encode(purpose)));
+}
+
+function enrol(form) {
+  once(form, async () => {
+    say(form, "Redeeming it…");
+    const text = $("[data-token]", form).value.replace(/\s+/g, "");
+    let raw;
+    try { raw = dec(text.slice(4)); } catch { raw = new Uint8Array(); }
+    if (!text.startsWith("mfe_") || raw.length < 72 || raw[0] !== 1 || raw[1] * 256 + raw[2] !== raw.length) {
+      throw new Error("This is not a whole enrolment token; it starts with mfe_ and must be copied to its end.");
+    }
+    const secret = raw.slice(3, 35), body = raw.slice(0, -4);
+    body.set(await derive(secret, "mayfly.enrol.login.v1"), 3);
+    const sum = new Uint8Array(await crypto.subtle.digest("SHA-256", body)).slice(0, 4);
+    form.elements.token.value = "mfe_" + enc(new Uint8Array([...body, ...sum]));
+    sessionStorage.setItem(voucher, enc(await derive(secret, "mayfly.enrol.approve.v1")));
+    $("[data-token]", form).value = "";
+  });
+}
+
+// vouchByToken signs with the key of the enrolment token (RFC 8037; the seed in
+// the form of RFC 8410).
+async function vouchByToken(hash) {
+  const seed = sessionStorage.getItem(voucher);
+  if (!seed) return "";
+  const der = new Uint8Array([0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20, ...dec(seed)]);
+  const key = await crypto.subtle.importKey("pkcs8", der, { name: "Ed25519" }, false, ["sign"]);
+  const head = enc(new TextEncoder().encode('{"alg":"EdDSA"}')) + "." + enc(hash);
+  return head + "." + enc(await crypto.subtle.sign("Ed25519", key, new TextEncoder().encode(head)));
+}
+
+for (const [attribute, work] of [["data-enrol", enrol], ["data-signin", signIn], ["data-sign", approve], ["data-newkey", newKey]]) {
   for (const form of $$(`form[${attribute}]`)) {
     form.addEventListener("submit", (event) => { event.preventDefault(); work(form); });
   }

@@ -307,8 +307,8 @@ func BenchmarkReplay(b *testing.B) {
 	for name, in := range map[string]wire.PolicyReplayRequest{"same": {}, "all-differ": {Policies: []wire.Object{draft("sim", free)}}} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				a := r.replay(in)
-				if a.Decisions < 9_990 || name == "same" && a.Differences() != 0 || name != "same" && a.DenyToPermit != a.Decisions {
+				a, err := r.engine.ReplayPolicies(b.Context(), callerOf(operator, ""), in)
+				if err != nil || a.Decisions < 9_990 || name == "same" && a.Differences() != 0 || name != "same" && a.DenyToPermit != a.Decisions {
 					b.Fatalf("%+v", a)
 				}
 			}

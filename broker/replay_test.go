@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/broker"
+	"github.com/mayfly-broker/mayfly/broker/brokertest"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/policy"
@@ -171,6 +172,46 @@ func TestReplayStopsWhenItsTimeIsUp(t *testing.T) {
 	a, err := slow.ReplayPolicies(t.Context(), callerOf(operator, ""), wire.PolicyReplayRequest{})
 	if err != nil || a.Next == 0 || a.Entries == 0 || a.Entries >= 1000 || a.Next != a.From+uint64(a.Entries) {
 		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// meddled is a log that does something after each look at the state.
+type meddled struct {
+	*brokertest.Log
+	after func()
+}
+
+func (m *meddled) View(fn func(ledger.Reader) error) error {
+	err := m.Log.View(fn)
+	if after := m.after; after != nil {
+		m.after = nil
+		after()
+		m.after = after
+	}
+	return err
+}
+
+func TestOneReplayAtATime(t *testing.T) {
+	r := newRig(t)
+	log := &meddled{Log: r.log}
+	e, err := broker.New(broker.Config{Log: log, Node: "n2", Issuer: "https://mayfly.example", Kinds: []issuers.Kind{r.kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed, refused := 0, 0
+	log.after = func() {
+		_, err := e.ReplayPolicies(t.Context(), callerOf(operator, ""), wire.PolicyReplayRequest{})
+		if err == nil {
+			passed++
+			return
+		}
+		if fe := fault.As(err); fe.Kind != fault.Unavailable || fe.StableCode() != "busy" || fe.RetryAfter <= 0 {
+			t.Error(err)
+		}
+		refused++
+	}
+	if _, err := e.ReplayPolicies(t.Context(), callerOf(operator, ""), wire.PolicyReplayRequest{}); err != nil || passed == 0 || refused == 0 {
+		t.Errorf("%v; %d passed, %d refused", err, passed, refused)
 	}
 }
 

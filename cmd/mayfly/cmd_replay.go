@@ -208,8 +208,8 @@ func (p *page) replayed(a wire.PolicyReplayAnswer) {
 
 func (p *page) replayGroup(g wire.PolicyReplayGroup) {
 	when := p.when(g.Last)
-	if g.Count > 1 {
-		when = p.when(g.First) + " to " + when
+	if first := p.when(g.First); first != when {
+		when = first + " to " + when
 	}
 	p.printf("%6d×  %s\n", g.Count, clean(fmt.Sprintf("%s %s %s", g.Principal, g.Action, g.Resource)))
 	p.printf("         %s %s\n         %s  %s\n", p.paint(dim, "before"), clean(g.Before), p.paint(dim, "after"), clean(g.After))
@@ -222,9 +222,6 @@ func (p *page) replayGroup(g wire.PolicyReplayGroup) {
 // before prints what a grant's requester had before. It is the cluster's word:
 // that it cannot be had keeps nobody from reading or signing the document.
 func (p *page) before(a *wire.PreviousAccess) {
-	if a == nil {
-		return
-	}
 	last := ""
 	if a.Last != nil {
 		last = p.both(*a.Last)
@@ -233,13 +230,12 @@ func (p *page) before(a *wire.PreviousAccess) {
 	if len(a.Scope) > 0 {
 		had = a.Scope.String()
 	}
-	p.printf("%s\n", p.paint(bold, "Before"))
+	p.printf("%s\n", p.paint(bold, "Before, as the cluster says (nobody signs this)"))
 	for _, l := range [][2]string{{"on " + a.Role, a.Text}, {"last", last}, {"had", had}, {"new", a.By}} {
 		if l[1] != "" {
 			p.printf("  %s  %s\n", p.paint(dim, clean(l[0])), clean(l[1]))
 		}
 	}
-	p.printf("  %s\n", p.paint(dim, "(the cluster's word; not part of what is signed)"))
 }
 
 // beforeTime is how long an approver waits for what can be done without.

@@ -24,22 +24,26 @@ export GOFLAGS := -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS))
 
 .PHONY: help
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## bin/mayfly: static, reproducible from the commit
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o bin/mayfly ./cmd/mayfly
 
 .PHONY: setup
-setup: ## install what the tests need, if it is missing (PostgreSQL)
+setup: ## install what the tests need, if it is missing (PostgreSQL, OpenSSH's client, Chromium)
 	@scripts/setup
 
+.PHONY: setup-demo
+setup-demo: # what the demos need: PostgreSQL
+	@scripts/setup demo
+
 .PHONY: demo-approval
-demo-approval: setup build ## a privileged grant that two people co-sign, step by step
+demo-approval: setup-demo build ## a privileged grant that two people co-sign, step by step
 	@go run ./e2e/demo -approval
 
 .PHONY: demo
-demo: setup build ## the main job against a real PostgreSQL, step by step
+demo: setup-demo build ## the main job against a real PostgreSQL, step by step
 	@go run ./e2e/demo
 
 .PHONY: check
@@ -68,8 +72,12 @@ fuzz: ## every fuzz target for FUZZTIME each; FUZZ=Regexp picks some
 	@scripts/fuzz '$(FUZZ)' $(FUZZTIME)
 
 .PHONY: bench
-bench: setup build ## the benchmark table, as ratios against raw limits of this machine
+bench: setup-demo build ## the benchmark table, as ratios against raw limits of this machine
 	@go run ./e2e/bench
+
+.PHONY: screenshots
+screenshots: setup ## pictures of every page of the console, in .cache/screens
+	@go run ./e2e/screens
 
 .PHONY: race
 race: setup ## tests without e2e under the race detector (needs a C compiler)

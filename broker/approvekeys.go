@@ -21,7 +21,11 @@ func (e *Engine) KeyDocument(ctx context.Context, c Caller, principal string, in
 	if err != nil {
 		return wire.KeyDocument{}, err
 	}
-	var out wire.KeyDocument
+	return e.documentOf(principal, key)
+}
+
+// documentOf is what a new key of principal signs, and who must vouch for it.
+func (e *Engine) documentOf(principal string, key cosign.Key) (out wire.KeyDocument, err error) {
 	err = e.view(func(q ledger.Query) error {
 		text, hash, err := keyDocument(q, principal, key)
 		if err != nil {

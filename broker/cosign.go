@@ -107,7 +107,6 @@ func (e *Engine) ask(q ledger.Query, c Caller, a access, f footing, r ruling) (l
 	}
 	collect := now.Add(min(wait, ledger.MaxApprovalMS*time.Millisecond))
 	if a.Emergency {
-		collect = now.Add(time.Minute) // it is collected in the same breath
 		if role := f.role.Emergency; role != nil {
 			d.TotalS = min(d.TotalS, int64(time.Duration(role.MaxTTL)/time.Second))
 		}
@@ -139,6 +138,9 @@ func (e *Engine) ask(q ledger.Query, c Caller, a access, f footing, r ruling) (l
 // an emergency, with its credential.
 func (e *Engine) wait(ctx context.Context, c Caller, p plan, a access) (answer wire.AccessAnswer, again bool, err error) {
 	h := e.header(c)
+	// The key belongs to the lease that comes of it. Who asks again meanwhile is
+	// led to the same grant by what is asked; see asked.
+	h.Idem = nil
 	h.DecisionID, h.Decision = p.ruling.ID, p.ruling.encode()
 	res, err := e.commit(ctx, h, p.ask)
 	switch {
@@ -150,7 +152,6 @@ func (e *Engine) wait(ctx context.Context, c Caller, p plan, a access) (answer w
 	e.changed.tell()
 	if a.Emergency {
 		e.log.Warn("an emergency grant was taken", "principal", c.Session.Principal, "role", a.Role, "grant", res.ID)
-		c.Idem = nil
 		answer, err = e.CollectGrant(ctx, c, res.ID, wire.CollectRequest{CSR: a.CSR, PublicKey: a.PublicKey})
 		return answer, false, err
 	}
@@ -204,8 +205,9 @@ func grantNotFound(id string) *fault.Error {
 // asked finds an unfinished grant of the caller for the very same request, so
 // that a client that asks again goes on where it was instead of beginning anew.
 func (e *Engine) asked(q ledger.Query, c Caller, a access, f footing) (ledger.Cosigned, bool) {
+	kind := ledger.GrantAccess
 	if a.Emergency {
-		return ledger.Cosigned{}, false
+		kind = ledger.GrantEmergency
 	}
 	want, err := cosign.Canonical(f.scope)
 	if err != nil {
@@ -214,12 +216,13 @@ func (e *Engine) asked(q ledger.Query, c Caller, a access, f footing) (ledger.Co
 	for _, id := range q.WaitingGrants(c.Session.Principal) {
 		g, ok := q.Cosigned(id)
 		d, err := g.Access()
-		if !ok || err != nil || g.Kind != ledger.GrantAccess || g.Role != a.Role || len(g.Leases) > 0 || e.stateOf(q, g) != g.State {
+		if !ok || err != nil || g.Kind != kind || g.Role != a.Role || len(g.Leases) > 0 || e.stateOf(q, g) != g.State {
 			continue
 		}
 		have, err := cosign.CanonicalJSON(d.Scope)
-		sameTask := f.task != nil && d.Task.ID == f.task.ID || f.task == nil && d.Task.Name == "" && d.Purpose == a.Purpose
-		sameTTL := a.ttl == 0 || int64(a.ttl/time.Second) == d.TTLS
+		t, _ := q.Task(d.Task.ID)
+		sameTask := f.task != nil && t.ID == f.task.ID || f.task == nil && t.Implicit && d.Purpose == a.Purpose
+		sameTTL := a.ttl == 0 || min(int64(a.ttl/time.Second), d.TotalS) == d.TTLS
 		if err == nil && bytes.Equal(have, want) && sameTask && sameTTL && d.Requester.Key == c.Session.Thumbprint && d.Requester.Instance == c.Session.Instance {
 			return g, true
 		}

@@ -146,11 +146,20 @@ func (e *Engine) makeChange(ctx context.Context, c Caller, g ledger.Cosigned) er
 	if len(rulings) > 0 {
 		h.DecisionID, h.Decision = rulings[0].ID, encodeAll(rulings)
 	}
-	if _, err := e.commit(ctx, h, &ledger.MakeChange{GrantID: g.ID}); err != nil {
-		return err
+	res, err := e.commit(ctx, h, &ledger.MakeChange{GrantID: g.ID})
+	if res.Code == ledger.CodeGrantOver {
+		// The requester may have collected it between the last signature and now.
+		return e.view(func(q ledger.Query) error {
+			if now, _ := q.Cosigned(g.ID); now.State != ledger.GrantEnded {
+				return err
+			}
+			return nil
+		})
 	}
-	e.changed.tell()
-	return nil
+	if err == nil {
+		e.changed.tell()
+	}
+	return err
 }
 
 // requesterOf is the caller that a document describes, for deciding again when

@@ -89,6 +89,7 @@ type Engine struct {
 	denials  *denials
 	verifier *identity.Verifier
 	methods  *methods
+	passkeys *Passkeys
 	lead     leadership
 	changed  broadcast
 	settled  settled
@@ -123,6 +124,7 @@ func New(cfg Config) (*Engine, error) {
 		denials:  newDenials(),
 		verifier: verifier,
 		methods:  &methods{},
+		passkeys: NewPasskeys(append([]string{cfg.Issuer}, cfg.URLs...), cfg.Clock),
 	}
 	for _, k := range cfg.Kinds {
 		e.kinds[k.Name()] = k

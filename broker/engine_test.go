@@ -63,7 +63,7 @@ func newRig(t testing.TB) *rig {
 	}
 	var err error
 	r.engine, err = broker.New(broker.Config{
-		Log: r.log, Node: "n1", Issuer: "https://mayfly.example", Kinds: []issuers.Kind{r.kind},
+		Log: r.log, Node: "n1", Issuer: "https://mayfly.example", Kinds: []issuers.Kind{r.kind}, Hint: broker.Hint{Addresses: []string{"mayfly.example:443"}},
 		Logger: slog.New(slog.NewJSONHandler(r.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers"
 )
 
-// Describe reads an audit summary out of a command's bytes; `audit verify`
-// uses it to check that an export's summaries are true.
+// Describe reads an audit summary out of a command's bytes; package replay does
+// the same to check that an export's summaries are true.
 func Describe(outcome string, command []byte) (audit.Summary, error) {
 	_, ms, err := ledger.SplitOutcome(outcome)
 	if err != nil {

@@ -117,20 +117,7 @@ func (e *Engine) enrolmentSession(in LoginInput) (cmd ledger.OpenSession, err er
 	if err != nil {
 		return cmd, err
 	}
-	var hash string
-	var rec ledger.Enrolment
-	var ok bool
-	err = e.view(func(q ledger.Query) error {
-		// As our client hands it in, or whole, as a person may paste it into a page.
-		for _, t := range []identity.EnrolToken{tok, tok.Presented()} {
-			sum := t.Hash()
-			hash = hex.EncodeToString(sum[:])
-			if rec, ok = q.Enrolment(hash); ok {
-				break
-			}
-		}
-		return nil
-	})
+	hash, rec, ok, err := e.enrolment(tok)
 	if err != nil {
 		return cmd, err
 	}
@@ -150,6 +137,22 @@ func (e *Engine) enrolmentSession(in LoginInput) (cmd ledger.OpenSession, err er
 	cmd.Session = ledger.Session{Principal: rec.Principal, Method: methodEnroll, AttestedKey: true, KeyThumbprint: thumb,
 		ExpiresMS: e.now().Add(e.cfg.Timing.Session).UnixMilli()}
 	return cmd, nil
+}
+
+// enrolment finds a token's record: the token comes as our client hands it in, or
+// whole, as a person may paste it into a page.
+func (e *Engine) enrolment(tok identity.EnrolToken) (hash string, rec ledger.Enrolment, ok bool, err error) {
+	err = e.view(func(q ledger.Query) error {
+		for _, t := range []identity.EnrolToken{tok, tok.Presented()} {
+			sum := t.Hash()
+			hash = hex.EncodeToString(sum[:])
+			if rec, ok = q.Enrolment(hash); ok {
+				break
+			}
+		}
+		return nil
+	})
+	return hash, rec, ok, err
 }
 
 // publicJWK checks that raw is a public key with the proven thumbprint and

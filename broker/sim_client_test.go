@@ -2,6 +2,8 @@ package broker_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -41,8 +43,10 @@ const operator = "human:op"
 var simPrincipals = []string{"workload:a", "workload:b", "agent:c"}
 
 func callerOf(principal, instance string) broker.Caller {
+	hash := sha256.Sum256([]byte(principal + "/" + instance))
 	return broker.Caller{
-		Session: ledger.Session{ID: "ses_" + principal, Principal: principal, Instance: instance, Binding: "dpop", Method: "key"},
+		Session: ledger.Session{ID: ledger.SessionID(hash), TokenHash: hex.EncodeToString(hash[:]), Principal: principal, Instance: instance, Binding: "dpop",
+			Thumbprint: "jkt-" + principal + "/" + instance, Method: "key"},
 		Address: "192.0.2.1",
 	}
 }
@@ -89,19 +93,20 @@ func simObjects() []ledger.ObjectChange {
 		obj("Role", "t1/ro", simRole(simScopeRead, "40s", "120s", `{"per_principal":6,"per_instance":2}`, "")),
 		obj("Role", "t1/rw", simRole(simScopeBoth, "30s", "90s", `{"mints_per_minute":20}`, "")),
 		obj("Role", "t2/ro", simRole(simScopeRead, "20s", "100s", `{"per_principal":4}`, "")),
-		obj("Role", "t2/priv", simRole(simScopeBoth, "20s", "40s", `{}`, `[{"group":"dba","count":1}]`)),
+		obj("Role", "t2/priv", simRole(simScopeBoth, "20s", "40s", `{}`, `[{"group":"dba","count":2}]`)),
 		obj("Policy", "sim", mustJSON(ledger.PolicySpec{Text: simPolicy})),
 	}
 }
 
 func (w *world) genesis() {
-	raw, err := ledger.Encode(ledger.Header{AtMS: time.Now().UnixMilli()}, &ledger.Genesis{Cluster: "sim", Incarnation: 1, Objects: simObjects()})
+	raw, err := ledger.Encode(ledger.Header{AtMS: time.Now().UnixMilli()}, &ledger.Genesis{Cluster: "sim", Incarnation: 1, Objects: append(simObjects(), simPeople()...)})
 	if err != nil {
 		panic(err)
 	}
 	if res := w.commit(raw); !res.OK() {
 		panic(res.Detail)
 	}
+	w.bringPeople()
 }
 
 // spawn runs one client's call to a process.
@@ -142,8 +147,13 @@ func (w *world) client() {
 		return
 	}
 	who := callerOf(simPrincipals[w.rng.IntN(len(simPrincipals))], []string{"", "i1", "i2"}[w.rng.IntN(3)])
-	switch n := w.rng.IntN(100); {
+	switch n := w.rng.IntN(200); {
+	case n >= 130:
+		w.approver(p)
+	case n >= 100:
+		w.collect(p)
 	case n < 35:
+		w.present(who)
 		w.want(p, who, w.someTask(who))
 	case n < 50:
 		w.insist(p)
@@ -176,7 +186,7 @@ func (w *world) someTask(who broker.Caller) string {
 
 func (w *world) want(p *proc, who broker.Caller, task string) {
 	it := &intent{id: len(w.intents), who: who}
-	it.in = wire.AccessRequest{Role: []string{"t1/ro", "t1/ro", "t1/rw", "t2/ro", "t2/priv"}[w.rng.IntN(5)], Task: task}
+	it.in = wire.AccessRequest{Role: []string{"t1/ro", "t1/ro", "t1/rw", "t2/ro", "t2/priv", "t2/priv"}[w.rng.IntN(6)], Task: task}
 	if task == "" {
 		it.in.Purpose = "simulated work"
 	}
@@ -225,6 +235,10 @@ func (w *world) answered(it *intent, a wire.AccessAnswer, err error) {
 	w.tracef("request %d: %s %s %v", it.id, a.LeaseID, a.Credential["username"], err)
 	w.checkError(err)
 	if err != nil {
+		return
+	}
+	if a.Status == "waiting" {
+		w.people.asked = append(w.people.asked, waitingGrant{who: it.who, id: a.GrantID})
 		return
 	}
 	w.checkAnswer(it, a)
@@ -350,9 +364,13 @@ func (w *world) administer() {
 	if p == nil {
 		return
 	}
+	if w.rng.IntN(3) == 0 {
+		w.unsettle(p)
+		return
+	}
 	who := callerOf(operator, "")
 	if w.rng.IntN(2) == 0 {
-		what := []string{"workload:a", "agent:c", "target/t2", "zone/z1"}[w.rng.IntN(4)]
+		what := []string{"workload:a", "agent:c", "target/t2", "zone/z1", "human:p2"}[w.rng.IntN(5)]
 		freeze := w.rng.IntN(3) == 0
 		w.spawn(p, fmt.Sprintf("contain %s %v", what, freeze), func(ctx context.Context) {
 			var err error

@@ -25,6 +25,7 @@ type outcome struct {
 	sum     string
 	entries int
 	minted  int
+	signed  int // leases on grants that people had signed
 }
 
 // simulate runs one seed in a bubble of its own.
@@ -35,7 +36,7 @@ func simulate(t *testing.T, seed uint64, keep bool, bugs brokertest.Bugs, tune .
 			f(&w.prof)
 		}
 		w.run(*simSteps)
-		out = outcome{wrong: w.wrong, trace: w.trace, sum: hex.EncodeToString(w.sum.Sum(nil)), entries: len(w.log)}
+		out = outcome{wrong: w.wrong, trace: w.trace, sum: hex.EncodeToString(w.sum.Sum(nil)), entries: len(w.log), signed: len(w.people.signed)}
 		for _, tg := range w.targets {
 			out.minted += len(tg.sys.Passwords())
 		}
@@ -60,7 +61,7 @@ func TestSim(t *testing.T) {
 		}
 		return
 	}
-	var next, entries, minted atomic.Int64
+	var next, entries, minted, signed atomic.Int64
 	for i := range 2 {
 		t.Run(fmt.Sprintf("lane%d", i), func(t *testing.T) {
 			t.Parallel()
@@ -72,6 +73,7 @@ func TestSim(t *testing.T) {
 				out := simulate(t, uint64(seed), false, brokertest.Bugs{})
 				entries.Add(int64(out.entries))
 				minted.Add(int64(out.minted))
+				signed.Add(int64(out.signed))
 				if len(out.wrong) > 0 {
 					t.Error(report(uint64(seed), out))
 				}
@@ -79,9 +81,12 @@ func TestSim(t *testing.T) {
 		})
 	}
 	t.Cleanup(func() {
-		t.Logf("%d seeds, %d entries, %d mints", *simSeeds, entries.Load(), minted.Load())
+		t.Logf("%d seeds, %d entries, %d mints, %d of them co-signed", *simSeeds, entries.Load(), minted.Load(), signed.Load())
 		if !t.Failed() && minted.Load() < int64(*simSeeds) {
 			t.Errorf("only %d mints in %d seeds: the simulation tries too little", minted.Load(), *simSeeds)
+		}
+		if !t.Failed() && signed.Load() < int64(*simSeeds)/10 {
+			t.Errorf("only %d leases on grants that people signed in %d seeds", signed.Load(), *simSeeds)
 		}
 	})
 }

@@ -110,6 +110,7 @@ type world struct {
 
 	simulated
 	journal
+	people simHumans
 
 	steps  int
 	actors int
@@ -307,6 +308,7 @@ func (w *world) quiesce() {
 		w.settle()
 	}
 	w.askAgain()
+	w.giveUpWaiting()
 	end := w.lastEnd()
 	for len(w.wrong) == 0 && time.Now().Before(end.Add(settleBound)) {
 		pass(time.Second + time.Duration(w.rng.IntN(2000))*time.Millisecond)

@@ -21,6 +21,9 @@ const (
 	// minPoll is the least time between two looks at a grant that has not
 	// changed: a node that cannot wait must not be asked without end.
 	minPoll = time.Second
+	// changeTime is how long a change that is approved is left to whoever approved
+	// it last, with whose call it is made.
+	changeTime = 3 * time.Second
 	// collectTime bounds collecting once it has begun: a broken off answer may
 	// have held a credential.
 	collectTime = time.Minute
@@ -118,14 +121,31 @@ func (c *Client) ReviewGrant(ctx context.Context, id string, in wire.ReviewReque
 }
 
 // CollectGrant picks up what was approved: a credential, or for a change that
-// it is made. The answer's status is waiting while approvals are missing.
+// it is made. The answer's status is waiting while approvals are missing. A
+// change that was made already, as with its last approval, is no error.
 func (c *Client) CollectGrant(ctx context.Context, id string, in wire.CollectRequest) (Access, error) {
 	raw, err := post[json.RawMessage](ctx, c, grantPath(id)+"/collect", in)
+	var e *Error
+	if errors.As(err, &e) && e.Problem.Code == CodeGrantOver {
+		if g, lookErr := c.Grant(ctx, id); lookErr == nil && made(g) {
+			return madeAnswer(g)
+		}
+	}
 	if err != nil {
 		return Access{}, err
 	}
 	a := Access{Raw: raw}
 	return a, decode("", raw, &a.AccessAnswer)
+}
+
+// made says whether a grant is a change that was made.
+func made(g wire.Grant) bool { return g.Kind == wire.GrantChange && g.State == wire.GrantEnded }
+
+func madeAnswer(g wire.Grant) (Access, error) {
+	a := Access{AccessAnswer: wire.AccessAnswer{Status: StatusIssued, GrantID: g.ID, TaskID: g.TaskID, DecisionID: g.DecisionID}}
+	var err error
+	a.Raw, err = json.Marshal(a.AccessAnswer)
+	return a, err
 }
 
 // KeyDocument asks for what a new approval key signs to be registered.
@@ -164,9 +184,10 @@ const (
 // is an *[Error] with [CodeGrantOver] or [CodeGrantVoid]. Watch, where given, hears of each version.
 func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.CollectRequest, watch func(wire.Grant)) (Access, error) {
 	var version uint64
+	wait := LongPoll
 	for first := true; ; first = false {
 		asked := time.Now()
-		g, err := c.lookAt(ctx, id, version, first)
+		g, err := c.lookAt(ctx, id, version, first, wait)
 		if ctx.Err() != nil {
 			return Access{}, ctx.Err()
 		}
@@ -178,9 +199,13 @@ func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.Collect
 		if changed && watch != nil {
 			watch(g)
 		}
-		switch g.State {
-		case wire.GrantWaiting:
-		case wire.GrantApproved, wire.GrantOpen:
+		switch {
+		case g.State == wire.GrantWaiting:
+		case made(g):
+			return madeAnswer(g)
+		case g.Kind == wire.GrantChange && g.State == wire.GrantApproved && wait > changeTime:
+			wait, changed = changeTime, true // the last approval is about to make it
+		case g.State == wire.GrantApproved, g.State == wire.GrantOpen:
 			a, err := c.collect(ctx, id, in)
 			// A signature may have ceased to count since: then it waits again.
 			if err != nil || a.Status != StatusWaiting {
@@ -197,24 +222,24 @@ func (c *Client) AwaitAndCollect(ctx context.Context, id string, in wire.Collect
 }
 
 // lookAt reads a grant, however long no node can say.
-func (c *Client) lookAt(ctx context.Context, id string, version uint64, first bool) (wire.Grant, error) {
+func (c *Client) lookAt(ctx context.Context, id string, version uint64, first bool, poll time.Duration) (wire.Grant, error) {
 	for {
 		var g wire.Grant
 		var err error
 		if first {
 			g, err = c.Grant(ctx, id)
 		} else {
-			g, err = c.AwaitGrant(ctx, id, version, LongPoll)
+			g, err = c.AwaitGrant(ctx, id, version, poll)
 		}
 		var e *Error
 		if err == nil || !errors.As(err, &e) || !e.Retryable() && e.Problem.Kind != KindRateLimited {
 			return g, err
 		}
-		wait := max(jitter(lastPause), time.Duration(e.Problem.RetryAfter)*time.Second)
+		pause := max(jitter(lastPause), time.Duration(e.Problem.RetryAfter)*time.Second)
 		if c.cfg.OnRetry != nil {
-			c.cfg.OnRetry(err, wait)
+			c.cfg.OnRetry(err, pause)
 		}
-		if !sleep(ctx, wait) {
+		if !sleep(ctx, pause) {
 			return g, err
 		}
 	}

@@ -201,3 +201,29 @@ func TestGrantCalls(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 }
+
+// A change is made with its last approval: who collects it afterwards, or waits
+// for it, hears that it is.
+func TestAChangeThatIsMadeIsCollected(t *testing.T) {
+	c := clienttest.New(t, 1)
+	cl := asAnn(t, c, config(t, c))
+	id := c.Ask(ann, "", "", wire.GrantChange, nil)
+	a, err := cl.AwaitAndCollect(t.Context(), id, wire.CollectRequest{}, func(g wire.Grant) {
+		if g.State == wire.GrantWaiting && len(g.Approvals) == 0 {
+			go func() {
+				c.Approve(id, "human:bo")
+				c.Approve(id, "human:kim")
+			}()
+		}
+	})
+	if err != nil || a.Status != client.StatusIssued || a.GrantID != id {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if a, err = cl.CollectGrant(t.Context(), id, wire.CollectRequest{}); err != nil || a.Status != client.StatusIssued {
+		t.Errorf("%+v, %v", a, err)
+	}
+	c.End(id, wire.GrantDenied, "human:bo", "")
+	if _, err = cl.CollectGrant(t.Context(), id, wire.CollectRequest{}); kind(t, err, client.KindDenied).Problem.Code != client.CodeGrantOver {
+		t.Errorf("a denied change: %v", err)
+	}
+}

@@ -115,7 +115,8 @@ func refuseDuplicates(raw []byte) error {
 			if key, ok := tok.(string); ok {
 				if folded := strings.ToLower(key); stack[top].keys[folded] {
 					return fmt.Errorf("scope: member %q stands twice", key)
-				} else if folded != key {
+				} else if folded != key || strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII }) {
+					// Also the long s, which encoding/json takes for an s.
 					return fmt.Errorf("scope: unknown member %q; members are lower-case", key)
 				}
 				stack[top].keys[key] = true

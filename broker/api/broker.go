@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/broker"
+	"github.com/mayfly-broker/mayfly/broker/api/console"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -21,6 +22,7 @@ type Broker interface {
 	work
 	grants
 	oversight
+	console.Engine // what its pages show and take, much of it the same
 
 	// Verifier checks DPoP proofs with this node's nonces and replay cache.
 	Verifier() *identity.Verifier

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/broker"
+	"github.com/mayfly-broker/mayfly/broker/api/console"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -27,6 +28,8 @@ type cluster struct {
 // fakeBroker answers with what it was asked, and remembers the last call. When
 // err is set, every operation but Session fails with it.
 type fakeBroker struct {
+	console.Engine // what no test here asks for
+
 	c        *cluster
 	verifier *identity.Verifier
 

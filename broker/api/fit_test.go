@@ -3,6 +3,7 @@ package api_test
 import (
 	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/api"
+	"github.com/mayfly-broker/mayfly/broker/api/console"
 	"github.com/mayfly-broker/mayfly/broker/node"
 )
 
@@ -10,4 +11,6 @@ import (
 var (
 	_ api.Broker = (*broker.Engine)(nil)
 	_ api.Node   = (*node.Node)(nil)
+
+	_ console.Engine = (*broker.Engine)(nil)
 )

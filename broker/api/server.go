@@ -114,6 +114,9 @@ func (s *Server) build() error {
 	f.addSystem()
 	f.addOpen()
 	f.addOAuth()
+	if err := f.addConsole(); err != nil {
+		return err
+	}
 	doc, err := f.document()
 	if err != nil {
 		return err

@@ -159,6 +159,16 @@ func OpenCheckpoint(msg []byte, keys []note.Verifier, quorum int) (Signed, error
 	return s, nil
 }
 
+// KeyID returns how a verifier key is named in [Report.SignedBy]. Errors: a
+// [fault.Invalid] for what is no key.
+func KeyID(vkey string) (string, error) {
+	keys, err := ParseKeys([]string{vkey})
+	if err != nil {
+		return "", err
+	}
+	return keyID(keys[0].Name(), keys[0].KeyHash()), nil
+}
+
 func keyID(name string, hash uint32) string { return fmt.Sprintf("%s+%08x", name, hash) }
 
 // Cosign adds a node's signature to a checkpoint that another node signed, if it

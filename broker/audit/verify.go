@@ -30,6 +30,10 @@ type Options struct {
 	// Describe checks the summary fields against the commands; without it they
 	// are only what the export claims.
 	Describe Describer
+	// Follow, where set, is handed each entry of an export once it has passed the
+	// checks above, with the sequence at which the export ends; the signature is
+	// checked after the last one. Its error ends the verification.
+	Follow func(e Entry, to int64) error
 }
 
 // A Report says what was verified, and what was not.
@@ -93,8 +97,12 @@ func VerifyExport(r io.Reader, opts Options) (Report, error) {
 	v := &exportVerifier{lines: newLineReader(r), opts: opts, keys: trusted}
 	if err := v.run(); err != nil {
 		var d *Defect
-		if errors.As(err, &d) {
+		var f *fault.Error
+		switch {
+		case errors.As(err, &d):
 			return v.report, d.fault()
+		case errors.As(err, &f):
+			return v.report, err
 		}
 		return v.report, fault.Wrap(err, fault.Internal, "", "The export could not be read to its end.")
 	}
@@ -202,6 +210,9 @@ func (v *exportVerifier) readEntry(seq int64) error {
 	if d := v.walk.entry(seq, e, &l.Leaf); d != nil {
 		d.Line = v.lines.n
 		return d
+	}
+	if v.opts.Follow != nil {
+		return v.opts.Follow(e, v.header.To)
 	}
 	return nil
 }

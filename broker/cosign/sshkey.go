@@ -41,17 +41,15 @@ func ParseSSH(line string) (Key, error) {
 		return Key{}, refuse(ruleKey, "the SSH key is cut, or is not of the type that it begins with")
 	}
 	k.Application = string(application)
-	jwk := map[string]string{"kty": "OKP", "crv": "Ed25519", "x": base64.RawURLEncoding.EncodeToString(point)}
+	encode := base64.RawURLEncoding.EncodeToString
+	jwk := `{"crv":"Ed25519","kty":"OKP","x":"` + encode(point) + `"}`
 	if curve != nil {
 		if len(point) != 65 || point[0] != 4 {
 			return Key{}, refuse(ruleKey, "the SSH key's point is not an uncompressed one of P-256")
 		}
-		jwk = map[string]string{"kty": "EC", "crv": "P-256",
-			"x": base64.RawURLEncoding.EncodeToString(point[1:33]), "y": base64.RawURLEncoding.EncodeToString(point[33:])}
+		jwk = `{"crv":"P-256","kty":"EC","x":"` + encode(point[1:33]) + `","y":"` + encode(point[33:]) + `"}`
 	}
-	if k.JWK, err = json.Marshal(jwk); err != nil {
-		return Key{}, err
-	}
+	k.JWK = json.RawMessage(jwk)
 	p, err := k.check()
 	if err != nil {
 		return Key{}, err

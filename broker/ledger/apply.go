@@ -88,6 +88,19 @@ func (m *Machine) Apply(w Writer, raw []byte) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	s, c, res, replayed := m.execute(w, d)
+	s.record(c, res, d.Public)
+	if c.DecisionID != "" && !replayed {
+		s.put(bucketDecision, []byte(c.DecisionID), beUint(c.seq))
+	}
+	if s.err != nil {
+		return Result{}, s.err
+	}
+	return res, nil
+}
+
+// execute is Apply without the record: what [Replayer] does too.
+func (m *Machine) execute(w Writer, d Decoded) (*state, *context, Result, bool) {
 	s := &state{view: view{Reader: w}, w: w, memo: &m.memo}
 	c := &context{Header: d.Header, secrets: d.secrets, seq: s.size(), now: max(s.clock(), d.Header.AtMS)}
 
@@ -98,17 +111,9 @@ func (m *Machine) Apply(w Writer, raw []byte) (Result, error) {
 		}
 		s.remember(c, res)
 	}
-	res.Seq = c.seq
+	res.Seq, res.Replayed = c.seq, replayed
 	s.put(bucketMeta, metaClock, beUint(uint64(c.now)))
-	s.record(c, res, d.Public)
-	if c.DecisionID != "" && !replayed {
-		s.put(bucketDecision, []byte(c.DecisionID), beUint(c.seq))
-	}
-	if s.err != nil {
-		return Result{}, s.err
-	}
-	res.Replayed = replayed
-	return res, nil
+	return s, c, res, replayed
 }
 
 // precheck holds for every command: genesis first and once.

@@ -95,7 +95,9 @@ func (s *state) checkSigner(c *context, g Cosigned, sg *Signed) Result {
 		if g.StepUp == stepUpPasskey && sg.Signature.Kind != cosign.KindPasskey {
 			return refuse(CodeStepUp, "The step-up asks for a passkey. Sign on the grant's page in the console.")
 		}
-	} else if slices.Contains(s.involved(g), sg.Person) {
+	} else if involved, whole := s.involved(g); !whole {
+		return refuse(CodeTaskTree, "The tree of tasks has grown larger than %d, so that nobody can tell who has a part in it.", MaxTaskTree)
+	} else if slices.Contains(involved, sg.Person) {
 		return refuse(CodeSelfApproval, "%s has a part in this grant, as requester, owner or in its chain of tasks, and cannot approve it.", sg.Person)
 	}
 	for _, x := range g.Signed {
@@ -103,10 +105,13 @@ func (s *state) checkSigner(c *context, g Cosigned, sg *Signed) Result {
 			return refuse(CodeTwice, "%s has approved this grant already; people count, not keys.", sg.Person)
 		}
 	}
+	if len(g.Signed) >= MaxSignatures {
+		return refuse(CodeCapCount, "Grant %s has %d signatures already.", g.ID, MaxSignatures)
+	}
 	if sg.StepUp {
 		return done("")
 	}
-	for _, m := range s.members(c.now, g.Needs, nil, MaxMembers) {
+	for _, m := range s.membersAmong(c.now, g.Needs, []string{sg.Principal}) {
 		if m[sg.Principal] != "" {
 			return done("")
 		}
@@ -123,7 +128,6 @@ func (s *state) checkCosigned(c *context, g Cosigned, role RoleSpec, l Lease) Re
 	if err != nil || g.Kind == GrantChange {
 		return refuse(CodeInvalid, "Grant %s is not for a credential.", g.ID)
 	}
-	ses, _ := s.session(c.Actor.Session)
 	granted, err := scope.Parse(d.Scope)
 	if err == nil {
 		err = scope.Covers(granted, l.Grant.Scope)
@@ -135,7 +139,7 @@ func (s *state) checkCosigned(c *context, g Cosigned, role RoleSpec, l Lease) Re
 		return refuse(CodeGrantOver, "Grant %s has expired. Ask again.", g.ID)
 	case g.Principal != l.Grant.Principal || g.Role != l.Grant.Role || g.TaskID != l.Grant.TaskID:
 		return refuse(CodeNotFound, "Grant %s does not exist.", g.ID)
-	case d.Requester.Key == "" || d.Requester.Key != ses.Thumbprint && d.Requester.Key != ses.KeyThumbprint:
+	case !s.askedWith(c, d.Requester.Key):
 		return refuse(CodeNotFound, "Grant %s was asked for with another key; only that key collects it.", g.ID)
 	case len(g.Leases) >= g.MaxLeases:
 		return refuse(CodeGrantOver, "Grant %s has had its %d leases. Ask again.", g.ID, g.MaxLeases)
@@ -145,6 +149,13 @@ func (s *state) checkCosigned(c *context, g Cosigned, role RoleSpec, l Lease) Re
 		return refuse(CodeTTL, "The lease would outlive its grant.")
 	}
 	return s.checkStillGranted(c, g, role)
+}
+
+// askedWith reports whether the actor's session is bound to the key that a grant
+// was asked for with.
+func (s *state) askedWith(c *context, key string) bool {
+	ses, ok := s.session(c.Actor.Session)
+	return ok && key != "" && ses.Principal == c.Actor.Principal && (key == ses.Thumbprint || key == ses.KeyThumbprint)
 }
 
 // checkStillGranted holds at every mint and at every renewal.
@@ -215,6 +226,9 @@ func (b *EndGrant) apply(s *state, c *context) Result {
 		return refuse(CodeInvalid, "A grant does not end as %q.", b.State)
 	}
 	if b.State == GrantDenied && g.Role != "" {
+		if before := toUint(s.Get(bucketCooling, key(g.Principal, g.Role))); before > 0 { // a later denial counts from anew
+			s.del(bucketDueSweep, due(int64(before), bucketCooling+"\x00"+string(key(g.Principal, g.Role))))
+		}
 		s.put(bucketCooling, key(g.Principal, g.Role), beUint(uint64(c.now+CoolingMS)))
 		s.forgetAt(c.now+CoolingMS, bucketCooling, key(g.Principal, g.Role))
 	}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -97,7 +98,15 @@ func (v *view) cosigned(id string) (Cosigned, bool) {
 // keep writes a changed grant.
 func (s *state) keep(c *context, g Cosigned) {
 	g.Version = c.seq
-	s.save(bucketGrant, []byte(g.ID), g)
+	// As it stands: escapes for HTML would be other bytes than those under the hash.
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(g); err != nil {
+		s.corrupt(bucketGrant, []byte(g.ID), err)
+		return
+	}
+	s.put(bucketGrant, []byte(g.ID), bytes.TrimSuffix(b.Bytes(), []byte{'\n'}))
 }
 
 // ApprovedSeq is the command that completed the quorum; 0 while none has.
@@ -137,6 +146,8 @@ func (b *RequestGrant) apply(s *state, c *context) Result {
 		return refuse(CodeInvalid, "A grant has one document.")
 	case b.PolicyEpoch != s.policyEpoch():
 		return refuse(CodeStale, "Policies or objects changed while the request was decided.")
+	case b.Access != nil && len(c.secrets) > 0:
+		return refuse(CodeInvalid, "A request for access carries no secrets.")
 	case b.Access != nil:
 		g, res = s.askAccess(c, b)
 	default:

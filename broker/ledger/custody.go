@@ -13,7 +13,7 @@ import (
 // names a quorum, whatever decides who may get what changes only under it.
 
 // custody lists the kinds under dual control.
-var custody = []string{KindGroup, KindRole, KindTarget, KindPolicy, KindAuthMethod, KindPlugin}
+var custody = []string{KindGroup, KindRole, KindTarget, KindZone, KindPolicy, KindAuthMethod, KindSink, KindPlugin}
 
 // custodians are the quorum that the genesis record asks for; none: dual control is off.
 func (v *view) custodians() []cosign.Need {
@@ -68,17 +68,15 @@ func (s *state) askChange(c *context, b *RequestGrant) (g Cosigned, res Result) 
 	case !slices.Equal(needs, d.Needs):
 		return g, refuse(CodeApprovalRequired, "The change does not ask for the approvals that the genesis record names.")
 	}
+	if res := checkPlain(d); !res.OK() {
+		return g, res
+	}
 	changes, res := s.changesOf(c, d)
 	if !res.OK() {
 		return g, res
 	}
-	if res := s.checkChanges(c, changes); !res.OK() {
+	if res := s.checkMade(c, changes, d); !res.OK() {
 		return g, res
-	}
-	for _, n := range d.Keys {
-		if res := s.checkApproveKey(keyOf(n)); !res.OK() {
-			return g, res
-		}
 	}
 	return g, s.checkPossible(c, g)
 }
@@ -144,13 +142,8 @@ func (b *MakeChange) apply(s *state, c *context) Result {
 	if !res.OK() {
 		return res
 	}
-	if res := s.checkChanges(c, changes); !res.OK() {
+	if res := s.checkMade(c, changes, &d); !res.OK() {
 		return res
-	}
-	for _, n := range d.Keys {
-		if res := s.checkApproveKey(keyOf(n)); !res.OK() {
-			return res
-		}
 	}
 	for _, o := range changes {
 		s.change(c, o)
@@ -212,6 +205,9 @@ func (s *state) checkVouched(b *AddKey) Result {
 			return refuse(CodeSignature, "The new key must sign its own document.")
 		}
 	}
+	if s.Get(bucketKeyGone, []byte(k.Thumbprint)) != nil {
+		return refuse(CodeVouch, "This key of %s was removed once; make a new one.", k.Principal)
+	}
 	own := 0
 	for _, thumb := range s.ids(bucketKeyOf, prefix(k.Principal), MaxKeys) {
 		var have Key
@@ -266,7 +262,7 @@ func (v *view) founder(principal string) (cosign.Key, bool) {
 	var g Genesis
 	v.load(bucketMeta, metaGenesis, &g)
 	for _, f := range g.Founders {
-		if f.Principal == principal {
+		if f.Principal == principal && v.Get(bucketKeyGone, key("founder", principal)) == nil {
 			return cosign.Key{Kind: cosign.KindJWS, JWK: f.JWK}, true
 		}
 	}

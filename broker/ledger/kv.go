@@ -33,6 +33,7 @@ const (
 	bucketSecret    = "secret"    // kind / name / field → the secret
 	bucketKey       = "key"       // thumbprint → Key
 	bucketKeyOf     = "key_of"    // principal \0 thumbprint
+	bucketKeyGone   = "key_gone"  // thumbprint of a removed key to approve with; "founder" \0 principal
 	bucketEnrolment = "enrolment" // token hash → Enrolment
 	bucketSession   = "session"   // id → Session
 	bucketSessionOf = "session_of"

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/mayfly-broker/mayfly/scope"
 )
@@ -276,6 +277,12 @@ func (b *RemintLease) apply(s *state, c *context) Result {
 	if !res.OK() {
 		return res
 	}
+	// A fresh secret is a delivery: it goes to the key that approvers saw.
+	if g, ok := s.cosigned(l.Grant.ID); ok {
+		if d, err := g.Access(); err != nil || !s.askedWith(c, d.Requester.Key) {
+			return refuse(CodeNotFound, "Lease %s was asked for with another key; only that key collects it.", l.ID)
+		}
+	}
 	if b.Generation != l.Generation+1 || b.Name == "" {
 		return refuse(CodeGeneration, "Lease %s is at generation %d.", l.ID, l.Generation)
 	}
@@ -348,7 +355,7 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 	}
 	// The role may have changed since the lease was opened: what it no longer
 	// allows is neither minted again nor prolonged (HAZARDS 1 and 15).
-	if cosigned, ok := s.cosigned(l.Grant.ID); ok {
+	if cosigned, ok := s.cosigned(l.Grant.ID); ok && slices.Contains(cosigned.Leases, l.ID) {
 		if res := s.checkStillGranted(c, cosigned, role); !res.OK() {
 			return l, role, res
 		}

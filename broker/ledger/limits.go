@@ -25,6 +25,7 @@ const (
 	MaxWaiting       = 32                      // unfinished grants of one principal: approvers read them
 	MaxNeeds         = 16                      // quorums, and policies, of one grant
 	MaxApprovers     = 64                      // signatures that one grant may need, all quorums together
+	MaxSignatures    = 128                     // that one grant may bear, those that no longer count included
 	MaxGrantLeases   = 64                      // leases on one grant
 	MaxDocumentBytes = 512 << 10               // what is signed; half a command
 	// CoolingMS is how long a denial stands before the same may be asked again.

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"github.com/mayfly-broker/mayfly/broker/cosign"
 )
 
 // Genesis is the first command of a cluster: who it is and who administers it.
@@ -29,6 +31,9 @@ func (b *Genesis) apply(s *state, c *context) Result {
 	if err := checkApprovals("approvals", b.Approvals); err != nil {
 		return refuse(CodeInvalid, "%v.", err)
 	}
+	if res := b.checkQuorum(); !res.OK() {
+		return res
+	}
 	g := *b
 	g.Objects = nil
 	s.save(bucketMeta, metaGenesis, g)
@@ -36,6 +41,41 @@ func (b *Genesis) apply(s *state, c *context) Result {
 		s.change(c, o)
 	}
 	return done(b.Cluster)
+}
+
+// checkQuorum: the people who must co-sign changes are there from the first, and
+// founders can vouch.
+func (b *Genesis) checkQuorum() Result {
+	written := func(kind, name string) (ObjectChange, bool) {
+		i := slices.IndexFunc(b.Objects, func(o ObjectChange) bool { return o.Kind == kind && o.Name == name && !o.Delete })
+		if i < 0 {
+			return ObjectChange{}, false
+		}
+		return b.Objects[i], true
+	}
+	for _, a := range b.Approvals {
+		var spec GroupSpec
+		o, ok := written(KindGroup, a.Group)
+		if !ok || json.Unmarshal(o.Spec, &spec) != nil {
+			return refuse(CodeInvalid, "Changes are to be approved by group %s, which the genesis record does not hold.", a.Group)
+		}
+		var people []string
+		for _, m := range spec.Members {
+			if _, ok := written(KindPrincipal, m.Name); ok && strings.HasPrefix(m.Name, "human:") && !slices.Contains(people, m.Name) {
+				people = append(people, m.Name)
+			}
+		}
+		if len(people) < a.Count {
+			return refuse(CodeQuorum, "%d people of group %s are to approve changes, and it has %d.", a.Count, a.Group, len(people))
+		}
+	}
+	for i, f := range b.Founders {
+		_, ok := written(KindPrincipal, f.Principal)
+		if _, err := cosign.Thumbprint(f.JWK); err != nil || !ok || slices.ContainsFunc(b.Founders[:i], func(x Founder) bool { return x.Principal == f.Principal }) {
+			return refuse(CodeInvalid, "Founder %s needs one public key, and stands in the genesis record.", f.Principal)
+		}
+	}
+	return done("")
 }
 
 // ChangeObjects writes and deletes objects, all or none.

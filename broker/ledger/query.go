@@ -207,7 +207,8 @@ func (q Query) DueGrants(ms int64, limit int) (ids []string, next int64) {
 // people could fill them, and whether the step-up is done.
 func (q Query) Quorum(ms int64, g Cosigned) (have, eligible []int, steppedUp bool) {
 	have, steppedUp = q.v.quorum(ms, g)
-	for _, m := range q.v.members(ms, g.Needs, q.v.involved(g), MaxMembers) {
+	involved, _ := q.v.involved(g)
+	for _, m := range q.v.members(ms, g.Needs, involved) {
 		eligible = append(eligible, len(persons(m)))
 	}
 	return have, eligible, steppedUp
@@ -218,6 +219,11 @@ func (q Query) ReviewQuorum(ms int64, g Cosigned) (have, eligible []int) {
 	g.Needs, g.StepUp, g.Signed = g.Review.Needs, "", g.Review.signed()
 	have, eligible, _ = q.Quorum(ms, g)
 	return have, eligible
+}
+
+// ReviewHash is what a reviewer of that verdict and note signs, in hex.
+func (q Query) ReviewHash(g Cosigned, verdict, note string) (string, error) {
+	return reviewHash(q.v.clusterID(), g, verdict, note)
 }
 
 // MaySign says why principal could not sign the grant now; "" if it could. For
@@ -244,7 +250,7 @@ func (q Query) Asked(ms int64, g Cosigned, principal string) bool {
 	if g.Review != nil {
 		needs = g.Review.Needs
 	}
-	for _, m := range q.v.members(ms, needs, nil, MaxMembers) {
+	for _, m := range q.v.membersAmong(ms, needs, []string{principal}) {
 		if m[principal] != "" {
 			return true
 		}
@@ -253,7 +259,10 @@ func (q Query) Asked(ms int64, g Cosigned, principal string) bool {
 }
 
 // Involved lists the persons who may not approve the grant.
-func (q Query) Involved(g Cosigned) []string { return q.v.involved(g) }
+func (q Query) Involved(g Cosigned) []string {
+	out, _ := q.v.involved(g)
+	return out
+}
 
 // Counts says why a signature no longer counts; "" if it does.
 func (q Query) Counts(sg Signed) string { return q.v.uncounted(sg) }

@@ -23,45 +23,63 @@ func (v *view) person(principal string) string {
 }
 
 // involved lists the persons who may not approve the grant: those of the
-// requester, of its chain, and of everybody who works, or started work, in the
-// same tree of tasks. Sorted.
-func (v *view) involved(g Cosigned) []string {
-	var out []string
+// requester, its owner when it asked, those of its chain, and of everybody who
+// works, or started work, in the same tree of tasks. Sorted. whole is false where
+// the tree is too large to be looked through: then nobody knows who else is, and
+// nothing can be approved.
+func (v *view) involved(g Cosigned) (out []string, whole bool) {
 	add := func(principal string) {
 		if principal != "" {
 			out = append(out, v.person(principal))
 		}
 	}
 	add(g.Principal)
-	if g.TaskID != "" {
-		root, _ := v.task(g.TaskID)
-		for range MaxTaskDepth {
-			parent, ok := v.task(root.Parent)
-			if root.Parent == "" || !ok {
-				break
-			}
-			root = parent
-		}
-		queue := []string{root.ID}
-		for seen := 0; len(queue) > 0 && seen < MaxTaskTree; seen++ {
-			t, ok := v.task(queue[0])
-			queue = queue[1:]
-			if !ok {
-				continue
-			}
-			add(t.Principal)
-			add(t.StartedBy)
-			queue = append(queue, v.ids(bucketTaskOf, prefix(t.ID), MaxTaskTree)...)
+	if g.Kind != GrantChange {
+		if d, err := g.Access(); err == nil {
+			add(d.Requester.Owner)
 		}
 	}
+	queue := []string{v.root(g.TaskID)}
+	seen := 0
+	for ; len(queue) > 0 && seen < MaxTaskTree; seen++ {
+		t, ok := v.task(queue[0])
+		queue = queue[1:]
+		if !ok {
+			continue
+		}
+		add(t.Principal)
+		add(t.StartedBy)
+		queue = append(queue, v.ids(bucketTaskOf, prefix(t.ID), MaxTaskTree)...)
+	}
 	slices.Sort(out)
-	return slices.Compact(out)
+	return slices.Compact(out), len(queue) == 0
 }
 
-// members returns, for each need, who is in its group now and not contained,
-// with the person behind each: at most limit of each, without those of the persons
-// left out.
-func (v *view) members(now int64, needs []cosign.Need, without []string, limit int) []map[string]string {
+// root is the task at the top of the tree that a task stands in.
+func (v *view) root(id string) string {
+	for range MaxTaskDepth + 2 { // as far up as liveTask goes
+		t, ok := v.task(id)
+		if !ok || t.Parent == "" {
+			return id
+		}
+		id = t.Parent
+	}
+	return id
+}
+
+// members returns, for each need, who is in its group now and can answer for a
+// signature, with the person behind each, without those of the persons left out.
+func (v *view) members(now int64, needs []cosign.Need, without []string) []map[string]string {
+	return v.membersWhere(now, needs, func(name string) bool { return !slices.Contains(without, v.person(name)) })
+}
+
+// membersAmong is members of those principals alone: a group may be large, and
+// who has signed are few.
+func (v *view) membersAmong(now int64, needs []cosign.Need, names []string) []map[string]string {
+	return v.membersWhere(now, needs, func(name string) bool { return slices.Contains(names, name) })
+}
+
+func (v *view) membersWhere(now int64, needs []cosign.Need, takes func(name string) bool) []map[string]string {
 	out := make([]map[string]string, len(needs))
 	for i, n := range needs {
 		out[i] = map[string]string{}
@@ -70,18 +88,21 @@ func (v *view) members(now int64, needs []cosign.Need, without []string, limit i
 			continue
 		}
 		for _, m := range spec.Members {
-			if len(out[i]) >= limit {
-				break
-			}
-			if m.Until != nil && m.Until.UnixMilli() <= now || v.frozen(KindPrincipal, m.Name) || v.Get(bucketObject, objectKey(KindPrincipal, m.Name)) == nil {
+			if m.Until != nil && m.Until.UnixMilli() <= now || !takes(m.Name) {
 				continue
 			}
-			if p := v.person(m.Name); !slices.Contains(without, p) && !v.frozen(KindPrincipal, p) {
+			if p := v.person(m.Name); v.answers(m.Name) && v.answers(p) && strings.HasPrefix(p, "human:") {
 				out[i][m.Name] = p
 			}
 		}
 	}
 	return out
+}
+
+// answers reports whether a principal exists and is not contained. Automation that
+// nobody owns is nobody's word.
+func (v *view) answers(principal string) bool {
+	return v.Get(bucketObject, objectKey(KindPrincipal, principal)) != nil && !v.frozen(KindPrincipal, principal)
 }
 
 // persons returns the distinct persons among members, sorted.
@@ -140,7 +161,11 @@ func (s *state) checkPossible(c *context, g Cosigned) Result {
 	if !wellFormed(g.Needs) {
 		return refuse(CodeInvalid, "Needs name each group once, sorted, with at least one and in all at most %d people.", MaxApprovers)
 	}
-	members := s.members(c.now, g.Needs, s.involved(g), MaxMembers)
+	involved, whole := s.involved(g)
+	if !whole {
+		return refuse(CodeTaskTree, "The tree of tasks is larger than %d, so that nobody can tell who has a part in it. Ask in a task of its own.", MaxTaskTree)
+	}
+	members := s.members(c.now, g.Needs, involved)
 	var people []string
 	could := make([][]string, len(members))
 	for i, m := range members {
@@ -198,15 +223,24 @@ func (v *view) uncounted(sg Signed) string {
 // quorum counts the signatures as of now: how many places of each need are
 // filled, and whether the step-up is there.
 func (v *view) quorum(now int64, g Cosigned) (have []int, steppedUp bool) {
-	involved := v.involved(g)
-	members := v.members(now, g.Needs, nil, MaxMembers)
+	have = make([]int, len(g.Needs))
+	involved, whole := v.involved(g)
+	if !whole {
+		return have, false
+	}
+	self := v.person(g.Principal)
+	var names []string
+	for _, sg := range g.Signed {
+		names = append(names, sg.Principal)
+	}
+	members := v.membersAmong(now, g.Needs, names)
 	var people []string
 	signers := map[string][]string{} // principals that signed, by person
 	for _, sg := range g.Signed {
 		switch {
 		case v.uncounted(sg) != "":
 		case sg.StepUp:
-			steppedUp = true
+			steppedUp = steppedUp || sg.Person == self
 		case !slices.Contains(involved, sg.Person):
 			people = append(people, sg.Person)
 			signers[sg.Person] = append(signers[sg.Person], sg.Principal)

@@ -74,6 +74,9 @@ func (s *state) checkKey(k Key) Result {
 }
 
 func (s *state) addKey(c *context, k Key) {
+	if _, ok := s.founder(k.Principal); ok && k.Use == UseApprove { // the token vouched for the first key, and serves no more
+		s.put(bucketKeyGone, key("founder", k.Principal), []byte{1})
+	}
 	k.AddedMS, k.AddedBy = c.now, c.Actor.Principal
 	s.save(bucketKey, []byte(k.Thumbprint), k)
 	s.put(bucketKeyOf, key(k.Principal, k.Thumbprint), []byte{1})
@@ -102,7 +105,13 @@ func (b *RemoveKey) apply(s *state, _ *context) Result {
 	return done(b.Thumbprint)
 }
 
+// dropKey forgets a key. One to approve with is remembered as gone: what vouched
+// for it once stands in the record for ever, and must not bring it back.
 func (s *state) dropKey(principal, thumbprint string) {
+	var k Key
+	if s.load(bucketKey, []byte(thumbprint), &k) && k.Use == UseApprove {
+		s.put(bucketKeyGone, []byte(thumbprint), []byte{1})
+	}
 	s.del(bucketKey, []byte(thumbprint))
 	s.del(bucketKeyOf, key(principal, thumbprint))
 }
@@ -218,8 +227,8 @@ func (s *state) spend(c *context, b *OpenSession) Result {
 			e.SpentBy != "" && (b.NewKey == nil || e.SpentBy != b.NewKey.Thumbprint) {
 			return refuse(CodeTokenSpent, "The enrolment token is unknown, spent or expired. Have a new one made.")
 		}
-		if b.NewKey == nil || b.NewKey.Principal != e.Principal {
-			return refuse(CodeInvalid, "An enrolment registers a key of the same principal.")
+		if b.NewKey == nil || b.NewKey.Principal != e.Principal || b.NewKey.Use != UseSession || b.NewKey.Approve != nil {
+			return refuse(CodeInvalid, "An enrolment registers a key of the same principal, to log in with.")
 		}
 		if e.SpentBy == "" {
 			if res := s.checkKey(*b.NewKey); !res.OK() {

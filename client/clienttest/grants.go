@@ -111,9 +111,26 @@ func (c *Cluster) Alter(id string, change func(*wire.Grant)) {
 // Approve adds a person's approval to a grant, "" being the one that was asked
 // for last; two are enough.
 func (c *Cluster) Approve(id, principal string) {
-	c.Alter(id, func(g *wire.Grant) {
-		approved(g, wire.Approval{Principal: principal, Kind: "ssh", Key: "k", At: time.Now().UTC(), Counts: true})
-	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := c.grant(id)
+	if g == nil {
+		return
+	}
+	approved(&g.Grant, wire.Approval{Principal: principal, Kind: "ssh", Key: "k", At: time.Now().UTC(), Counts: true})
+	c.makeChange(g)
+	c.touch(g)
+}
+
+// makeChange makes a change with its last approval.
+func (c *Cluster) makeChange(g *grant) {
+	if g.Kind != wire.GrantChange || g.State != wire.GrantApproved {
+		return
+	}
+	if len(g.body) > 0 {
+		c.apply(&Call{Body: g.body, collecting: true})
+	}
+	g.State = wire.GrantEnded
 }
 
 // End ends a grant as somebody.
@@ -198,6 +215,7 @@ func (c *Cluster) grants(r *http.Request, parts []string, k *Call) (int, any) {
 			return 409, problem(409, "conflict", "already_approved", "One person counts once.")
 		}
 		approved(&g.Grant, wire.Approval{Principal: k.Principal, Key: in.Signature.Key, Kind: in.Signature.Kind, At: now, Counts: true})
+		c.makeChange(g)
 	case "review":
 		g.Review.Done = true
 		g.Review.Verdicts = append(g.Review.Verdicts, wire.Verdict{Principal: k.Principal, Verdict: in.Verdict, Note: in.Note, At: now})
@@ -269,13 +287,6 @@ func (c *Cluster) collect(g *grant, k *Call) (int, any) {
 		return 403, problem(403, "denied", "grant_over", "The grant is "+g.State+".")
 	}
 	defer c.touch(g)
-	if g.Kind == wire.GrantChange {
-		change := *k
-		change.Body, change.collecting = g.body, true
-		c.apply(&change)
-		g.State = wire.GrantEnded
-		return 200, wire.AccessAnswer{Status: "issued", GrantID: g.ID, DecisionID: g.DecisionID}
-	}
 	now := time.Now().UTC()
 	t := &wire.Task{ID: g.TaskID, Implicit: true, Purpose: g.Purpose, Principal: k.Principal, State: "open", StartedAt: now, Deadline: now.Add(time.Hour), DueAt: now.Add(time.Hour)}
 	c.state.tasks = append(c.state.tasks, t)

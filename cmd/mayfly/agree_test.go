@@ -10,17 +10,18 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/mayfly-broker/mayfly/broker/audit"
+	"github.com/mayfly-broker/mayfly/broker/audit/replay"
 	"github.com/mayfly-broker/mayfly/broker/audit/tree"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/broker/ledger/ledgertest"
 	"github.com/mayfly-broker/mayfly/client"
 	"github.com/mayfly-broker/mayfly/client/clienttest"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -65,14 +66,21 @@ func TestEnrolmentTokenOfTheBrokerIsRead(t *testing.T) {
 	}
 }
 
-// export writes a true export and one with a changed command: export TRUE FORGED
+// export writes a true export, one with a changed command, one of a part, and one
+// in which an outcome was changed and all signed anew: export TRUE FORGED PART SIGNED
 func export(ts *testscript.TestScript, _ bool, args []string) {
 	log, vkey, err := newRecord(5)
 	ts.Check(err)
-	var b bytes.Buffer
-	_, err = audit.Export(context.Background(), &b, log, audit.ExportOptions{Keys: []string{vkey}})
-	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o600))
+	write := func(name string, from int64) (b bytes.Buffer) {
+		_, err := audit.Export(context.Background(), &b, log, audit.ExportOptions{From: from, Keys: []string{vkey}})
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(name), b.Bytes(), 0o600))
+		return b
+	}
+	b := write(args[0], 0)
+	write(args[2], 2)
+	ts.Check(log.alter(3, "not_found"))
+	write(args[3], 0)
 	forged := strings.Replace(b.String(), "purpose 3", "purpose 4", 1)
 	if forged == b.String() {
 		ts.Fatalf("the export does not hold what was to be forged")
@@ -93,26 +101,45 @@ func newRecord(size int) (*record, string, error) {
 		return nil, "", err
 	}
 	r := &record{signer: signer}
-	for i := range size {
-		raw, err := ledger.Encode(ledger.Header{AtMS: 1_800_000_000_000, Actor: ledger.Actor{Principal: ann}},
-			&ledger.StartTask{Task: ledger.Task{ID: fmt.Sprintf("t_%d", i), Name: "x", Purpose: fmt.Sprintf("purpose %d", i), Principal: ann}})
+	var mem ledgertest.Mem
+	commit := func(i int, b ledger.Body) error {
+		raw, err := ledger.Encode(ledger.Header{AtMS: 1_800_000_000_000 + int64(i), Actor: ledger.Actor{Principal: ann}}, b)
 		if err != nil {
-			return nil, "", err
+			return err
 		}
-		command := raw[bytes.IndexByte(raw, '{') : bytes.LastIndexByte(raw, '}')+1]
-		at := time.UnixMilli(1_800_000_000_000 + int64(i)).UTC()
-		d, err := ledger.DecodePublic(command)
+		if _, err := ledger.Apply(&mem, raw); err != nil {
+			return err
+		}
+		rec, _ := ledger.NewQuery(&mem).Entry(uint64(i))
+		sum, err := replay.Describe(rec.Outcome(), rec.Public)
 		if err != nil {
-			return nil, "", err
+			return err
 		}
-		e := audit.Entry{Seq: int64(i), Summary: audit.Summary{Time: at, Type: d.Type, Actor: ann}, Result: fmt.Sprintf("ok@%d", at.UnixMilli()), Command: command}
+		more, err := tree.Append(r, int64(i), tree.LeafData(rec.Outcome(), rec.Public))
+		r.entries, r.hashes = append(r.entries, audit.Entry{Seq: int64(i), Summary: sum, Result: rec.Outcome(), Command: rec.Public}), append(r.hashes, more...)
+		return err
+	}
+	err = commit(0, &ledger.Genesis{Cluster: "c1", Incarnation: 1, VerifierKey: vkey, Objects: []ledger.ObjectChange{{Kind: "Principal", Name: ann, Spec: []byte(`{}`)}}})
+	for i := 1; i < size && err == nil; i++ {
+		id := ledger.PrefixTask + fmt.Sprintf("%0*d", ledger.BareIDLen, i)
+		err = commit(i, &ledger.StartTask{Task: ledger.Task{ID: id, Purpose: fmt.Sprintf("purpose %d", i), Principal: ann, DeadlineMS: 1_900_000_000_000}})
+	}
+	return r, vkey, err
+}
+
+// alter changes an outcome, and the tree with it.
+func (r *record) alter(seq int, code string) error {
+	_, ms, _ := strings.Cut(r.entries[seq].Result, "@")
+	r.entries[seq].Result = code + "@" + ms
+	r.hashes = nil
+	for _, e := range r.entries {
 		more, err := tree.Append(r, e.Seq, tree.LeafData(e.Result, e.Command))
 		if err != nil {
-			return nil, "", err
+			return err
 		}
-		r.entries, r.hashes = append(r.entries, e), append(r.hashes, more...)
+		r.hashes = append(r.hashes, more...)
 	}
-	return r, vkey, nil
+	return nil
 }
 
 func (r *record) Size(context.Context) (int64, error) { return int64(len(r.entries)), nil }

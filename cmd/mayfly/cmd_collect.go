@@ -26,7 +26,7 @@ func grantCollectCommand(s *shell) *cli.Command {
 		Name: "collect", Usage: "pick up what was approved: the credential, or that the change is made", ArgsUsage: "GRANT",
 		Description: `Prints what request would have printed, in the same forms. A grant that still
 waits ends with 4; --wait waits for the approvers, and an interruption leaves the
-grant waiting.
+grant waiting. A change is made with its last approval; collecting it tells that.
 
 Examples:
   mayfly grant collect g_…
@@ -157,9 +157,8 @@ func (s *shell) showWaiting(c *cli.Context, a client.Access) error {
 	return told(exitWaiting)
 }
 
-// waitingText says in one sentence who must approve, where and until when, and
-// below it how to collect.
-func waitingText(c *cli.Context, id string, w wire.Waiting) string {
+// waitingSentence says who must approve, where and until when.
+func waitingSentence(id string, w wire.Waiting) string {
 	text := "Waiting for approval: grant " + id + " needs " + or(needsText(w.Needs), "approvers")
 	if w.URL != "" {
 		text += ", at " + w.URL
@@ -167,7 +166,12 @@ func waitingText(c *cli.Context, id string, w wire.Waiting) string {
 	if w.CollectBefore != nil {
 		text += ", until " + clock(*w.CollectBefore)
 	}
-	text += "."
+	return text + "."
+}
+
+// waitingText is waitingSentence, and below it how to collect.
+func waitingText(c *cli.Context, id string, w wire.Waiting) string {
+	text := waitingSentence(id, w)
 	if w.StepUp != "" {
 		text += fmt.Sprintf("\nYou must sign too, with a key of kind %s: mayfly grant approve %s", w.StepUp, id)
 	}
@@ -208,11 +212,15 @@ func (s *shell) changeWaits(c *cli.Context, cl *client.Client, id string, w *wir
 		}
 	}
 	if w == nil {
-		w = &wire.Waiting{}
+		g, err := cl.Grant(context.WithoutCancel(c.Context), id)
+		if err != nil {
+			return err
+		}
+		w = &wire.Waiting{Hash: g.Hash, CollectBefore: g.CollectBefore, URL: g.URL, Needs: g.Needs}
 	}
 	if err := show(true); err != nil {
 		return err
 	}
-	fmt.Fprintln(s.err, cleanLines("Nothing is changed yet. "+waitingText(c, id, *w)))
+	fmt.Fprintln(s.err, cleanLines("Nothing is changed yet. "+waitingSentence(id, *w)+"\nIt is made once they have; to wait for it: mayfly grant collect "+id+" --wait 1h"))
 	return told(exitWaiting)
 }

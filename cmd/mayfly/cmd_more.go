@@ -3,18 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/mayfly-broker/mayfly/broker"
-	"github.com/mayfly-broker/mayfly/broker/audit"
-	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/client"
 )
 
@@ -71,93 +66,4 @@ func (s *shell) showAny(raw []byte) error {
 		s.output = asJSON
 	}
 	return s.showRaw(raw, nil)
-}
-
-func auditVerifyCommand(s *shell) *cli.Command {
-	return &cli.Command{
-		Name: "verify", Usage: "check an export with no broker at hand, or the live ledger", ArgsUsage: "[FILE]",
-		Description: `With FILE (- is stdin) nothing is asked of any broker. Without --key the keys
-are those that the export names, and the report says so.
-
-Examples:
-  mayfly audit verify ledger.jsonl
-  mayfly audit verify ledger.jsonl --key mayfly.example/audit+1f2e3d4c+AY…
-  mayfly audit verify                              # the live one`,
-		Flags: []cli.Flag{&cli.StringSliceFlag{Name: "key", Usage: "a verifier key had from elsewhere; may be given several times (`VKEY`)"}},
-		Action: func(c *cli.Context) error {
-			if c.Args().Len() == 0 {
-				return s.with(0, 0, s.verifyLive)(c)
-			}
-			if err := s.formats(); err != nil {
-				return err
-			}
-			args, err := require(c, 0, 1)
-			if err != nil {
-				return err
-			}
-			return s.verifyFile(args[0], c.StringSlice("key"))
-		},
-	}
-}
-
-func (s *shell) verifyLive(c *cli.Context, cl *client.Client, _ []string) error {
-	a, err := cl.AuditVerify(c.Context)
-	if err != nil {
-		return err
-	}
-	if err := s.show(a, func(p *page) {
-		p.printf("%s\n", verdict(p, a.OK))
-		p.card("entries", fmt.Sprint(a.Size), "root", a.Root)
-		for _, problem := range a.Problems {
-			p.line("  " + problem)
-		}
-	}); err != nil {
-		return err
-	}
-	if !a.OK {
-		return told(exitFailed)
-	}
-	return nil
-}
-
-func verdict(p *page, ok bool) string {
-	if ok {
-		return p.paint(green, "verified")
-	}
-	return p.paint(red, "NOT VERIFIED")
-}
-
-func (s *shell) verifyFile(file string, keys []string) error {
-	in := s.in
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return failed("no_file", "%v", err)
-		}
-		defer func() { _ = f.Close() }()
-		in = f
-	}
-	report, err := audit.VerifyExport(in, audit.Options{Trusted: keys, Describe: broker.Describe})
-	var f *fault.Error
-	if errors.As(err, &f) {
-		code := f.Kind.Exit()
-		if len(keys) == 0 || f.Kind != fault.Invalid || f.StableCode() != "invalid" {
-			code = exitFailed // the export's fault, not the caller's
-		}
-		return &failure{code: code, kind: string(f.Kind), word: f.StableCode(), detail: "not verified: " + f.Detail}
-	}
-	if err != nil {
-		return err
-	}
-	return s.show(map[string]any{
-		"ok": true, "cluster_id": report.ClusterID, "incarnation": report.Incarnation, "from": report.From, "to": report.To, "size": report.Checkpoint.Size,
-		"root": report.RootTo.String(), "first": report.First, "last": report.Last, "signed_by": report.SignedBy, "pinned": report.Pinned, "caveats": append([]string{}, report.Caveats()...),
-	}, func(p *page) {
-		p.printf("%s\n", verdict(p, true))
-		p.card("cluster", report.ClusterID, "entries", fmt.Sprintf("%d up to %d", report.From, report.To), "root", report.RootTo.String(),
-			"first", p.both(report.First), "last", p.both(report.Last), "signed by", strings.Join(report.SignedBy, ", "))
-		for _, caveat := range report.Caveats() {
-			p.line("  note: " + caveat)
-		}
-	})
 }

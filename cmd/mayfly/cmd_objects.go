@@ -27,7 +27,7 @@ func applyCommand(s *shell) *cli.Command {
 		Description: `A .cedar file becomes the Policy of its name. Secrets are named, not written:
 initial_password: {from_file: pw}, {from_env: VAR} or prompt. Files named in a
 document are looked for beside it. A change that others must approve ends with 4
-and is made when its grant is collected; --wait waits for them.
+and is made with their last approval; --wait waits for them.
 
 Examples:
   mayfly apply -f orders.yaml

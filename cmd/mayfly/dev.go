@@ -131,11 +131,13 @@ func (d devNode) service(ctx context.Context, l net.Listener, level string) (*se
 	if err != nil {
 		return nil, err
 	}
+	// Browsers make passkeys for names only, so the console has one.
+	named := fmt.Sprintf("https://localhost:%d", l.Addr().(*net.TCPAddr).Port)
 	return newService(ctx, serviceConfig{
 		listener: l, certs: certs, log: log,
-		hosts: []string{"localhost", fmt.Sprintf("localhost:%d", l.Addr().(*net.TCPAddr).Port)},
+		hosts: []string{"localhost", strings.TrimPrefix(named, "https://")},
 		node: node.Config{
-			ID: "dev", Dir: d.path("node"), ClusterListen: "127.0.0.1:0", Issuer: d.url, URL: d.url, URLs: []string{d.url},
+			ID: "dev", Dir: d.path("node"), ClusterListen: "127.0.0.1:0", Issuer: d.url, URL: d.url, URLs: []string{d.url, named},
 			Hint: h, LocalKey: d.path("seal.key"), FirstPolicy: policy.DevPolicy().Text, HTTP: outbound(),
 			// A laptop's disk is often nearly full; a dev node takes little.
 			Disk: node.Disk{ReserveMiB: 64, FloorMiB: 16},

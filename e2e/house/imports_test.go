@@ -44,6 +44,7 @@ var may = map[string]struct {
 	"plugins":                  {why: "kinds out of process; nothing is here yet"},
 	"broker/ledger/ledgertest": {product: []string{"broker/ledger"}, why: "an in-memory ledger for tests"},
 	"broker/audit":             {product: []string{"broker/audit/tree", "broker/fault"}, why: "offline verification must not need a broker"},
+	"broker/audit/replay":      {product: []string{"broker/audit", "broker/cosign", "broker/fault", "broker/ledger"}, tests: []string{"broker/audit/tree", "broker/cosign/cosigntest", "broker/ledger/ledgertest", "scope"}, why: "an auditor executes the ledger by the replicas' code alone: no engine, no Cedar, no replicated store, so that years later there is little to trust"},
 	"broker/identity":          {product: []string{"broker/fault", "secret"}, tests: []string{"client/keys"}, why: "says who calls, not what they may"},
 	"broker/policy":            {product: []string{"broker/fault", "scope"}, why: "decides from facts that are handed to it"},
 	"broker/notify":            {product: []string{"secret"}, why: "tells people of what the ledger holds; learns it through an interface, so that nothing it reads or sends decides anything"},
@@ -56,8 +57,13 @@ var may = map[string]struct {
 		product: []string{"broker", "broker/fault", "broker/ledger", "broker/identity", "broker/audit", "broker/audit/tree", "broker/notify", "broker/seal", "client/wire", "issuers", "raftstore", "secret"},
 		tests:   []string{"broker/...", "client/...", "issuers/...", "scope"}, why: "the one place that ties engine, seal and store together",
 	},
+	"broker/api/console": {
+		product: []string{"broker", "broker/cosign", "broker/fault", "broker/ledger", "client/wire", "scope", "secret"},
+		tests:   []string{"broker/api/console/consoletest"}, why: "shows people what the engine says, and hands it what they sign",
+	},
+	"broker/api/console/consoletest": {product: []string{"broker", "broker/api/console", "broker/cosign", "broker/fault", "broker/ledger", "client/wire", "scope", "secret"}, why: "a broker that plays its part, for tests and pictures of the console"},
 	"broker/api": {
-		product: []string{"broker", "broker/fault", "broker/identity", "broker/ledger", "client/wire", "scope", "secret"},
+		product: []string{"broker", "broker/api/console", "broker/fault", "broker/identity", "broker/ledger", "client/wire", "scope", "secret"},
 		tests:   []string{"broker/node", "client/..."}, why: "decodes, calls the broker, encodes",
 	},
 
@@ -142,11 +148,13 @@ func TestImportTableNamesRoomsThatExist(t *testing.T) {
 var owns = map[string][]string{
 	"github.com/hashicorp/raft":            {"raftstore"},
 	"github.com/hashicorp/raft-wal":        {"raftstore"},
-	"go.etcd.io/bbolt":                     {"raftstore"},
+	"go.etcd.io/bbolt":                     {"raftstore", "broker/audit/replay"}, // the latter for a file that lives as long as one verification
 	"github.com/cedar-policy/cedar-go":     {"broker/policy"},
 	"github.com/cloudflare/circl":          {"broker/seal"},
 	"golang.org/x/crypto/chacha20poly1305": {"broker/seal"},
 	"github.com/coreos/go-oidc/v3":         {"broker/identity"},
+	"github.com/go-webauthn/webauthn":      {"broker"},
+	"github.com/chromedp/chromedp":         {}, // drives a browser, for tests and pictures
 	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
 	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},

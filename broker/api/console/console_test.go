@@ -320,3 +320,25 @@ func TestFollowersPassChangesOn(t *testing.T) {
 		t.Errorf("passed on %v, want %v", passed, want)
 	}
 }
+
+// A draft is tried on what was really asked, and the page says what would change.
+func TestThePastIsDecidedAgainUnderADraft(t *testing.T) {
+	d := newDesk(t)
+	replay := func(draft string) string {
+		t.Helper()
+		res, body := d.do(d.post("/policies/test", url.Values{"csrf": {d.csrf()}, "do": {"replay"}, "draft": {draft}}))
+		if res.StatusCode != http.StatusOK {
+			t.Fatalf("%d\n%s", res.StatusCode, body)
+		}
+		return body
+	}
+	if body := replay(""); !strings.Contains(body, "All 980 decisions would come out the same") {
+		t.Error("without a draft:", body)
+	}
+	body := replay("permit (principal, action, resource);")
+	for _, want := range []string{"7 of 980 decisions would come out otherwise", "agent:billing-bot request Role/orders/readwrite", "no policy permits it", "/decisions/dec_"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+}

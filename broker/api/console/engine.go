@@ -77,6 +77,7 @@ type grants interface {
 // record is what was decided and done.
 type record interface {
 	Decision(ctx context.Context, c broker.Caller, id string) (wire.Decision, error)
+	ReplayPolicies(ctx context.Context, c broker.Caller, in wire.PolicyReplayRequest) (wire.PolicyReplayAnswer, error)
 	TestPolicies(ctx context.Context, c broker.Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error)
 	AuditEntries(ctx context.Context, c broker.Caller, from uint64, limit int) (wire.AuditPage, error)
 }

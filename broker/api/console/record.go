@@ -138,6 +138,7 @@ type policiesBody struct {
 	// Draft, Name and Cases are what the form held, Answer what it gave.
 	Name, Draft, Cases string
 	Answer             *wire.PolicyTestAnswer
+	Replay             *wire.PolicyReplayAnswer
 }
 
 // exampleCases show what a case looks like.
@@ -175,20 +176,16 @@ func (s *Console) policiesPage(x *exchange, b policiesBody, problem *fault.Error
 
 func (s *Console) testPolicies(x *exchange) error {
 	b := policiesBody{Name: strings.TrimSpace(x.form("name")), Draft: x.form("draft"), Cases: x.form("cases")}
-	in := wire.PolicyTestRequest{Cases: json.RawMessage(b.Cases)}
+	drafts, err := b.drafts()
+	if err != nil {
+		return err
+	}
+	if x.form("do") == "replay" {
+		return s.replayPolicies(x, b, drafts)
+	}
+	in := wire.PolicyTestRequest{Cases: json.RawMessage(b.Cases), Policies: drafts}
 	if !json.Valid(in.Cases) {
 		return s.policiesPage(x, b, fault.New(fault.Invalid, "cases", "The cases are not JSON. They are an array of cases, as in the example."))
-	}
-	if strings.TrimSpace(b.Draft) != "" {
-		name := b.Name
-		if name == "" {
-			name = "draft"
-		}
-		spec, err := json.Marshal(ledger.PolicySpec{Text: b.Draft})
-		if err != nil {
-			return err
-		}
-		in.Policies = []wire.Object{{Kind: ledger.KindPolicy, Name: name, Spec: spec}}
 	}
 	answer, err := x.engine.TestPolicies(x.r.Context(), x.caller, in)
 	if e := fault.As(err); e != nil {
@@ -198,6 +195,35 @@ func (s *Console) testPolicies(x *exchange) error {
 		return s.policiesPage(x, b, e)
 	}
 	b.Answer = &answer
+	return s.policiesPage(x, b, nil)
+}
+
+// drafts are the policies to try in place of those of the same name.
+func (b policiesBody) drafts() ([]wire.Object, error) {
+	if strings.TrimSpace(b.Draft) == "" {
+		return nil, nil
+	}
+	name := b.Name
+	if name == "" {
+		name = "draft"
+	}
+	spec, err := json.Marshal(ledger.PolicySpec{Text: b.Draft})
+	return []wire.Object{{Kind: ledger.KindPolicy, Name: name, Spec: spec}}, err
+}
+
+// replayed bounds how much of the past a page decides again; the command does more.
+const replayed = 10_000
+
+// replayPolicies decides the newest recorded requests again, under the draft.
+func (s *Console) replayPolicies(x *exchange, b policiesBody, drafts []wire.Object) error {
+	answer, err := x.engine.ReplayPolicies(x.r.Context(), x.caller, wire.PolicyReplayRequest{Policies: drafts, Last: replayed})
+	if e := fault.As(err); e != nil {
+		if e.Kind == fault.Internal {
+			return err
+		}
+		return s.policiesPage(x, b, e)
+	}
+	b.Replay = &answer
 	return s.policiesPage(x, b, nil)
 }
 

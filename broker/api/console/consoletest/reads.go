@@ -164,6 +164,17 @@ func (e *Engine) TestPolicies(_ context.Context, _ broker.Caller, in wire.Policy
 		{Name: "nobody writes at night", Detail: "permit: want false, got true. It was permitted by orders-agents (access:4)."}}}, nil
 }
 
+// ReplayPolicies implements console.Engine.
+func (e *Engine) ReplayPolicies(_ context.Context, _ broker.Caller, in wire.PolicyReplayRequest) (wire.PolicyReplayAnswer, error) {
+	if len(in.Policies) == 0 {
+		return wire.PolicyReplayAnswer{Entries: 4211, Decisions: 980, Same: 980, Groups: []wire.PolicyReplayGroup{}}, nil
+	}
+	return wire.PolicyReplayAnswer{Entries: 4211, Decisions: 980, Same: 973, PermitToDeny: 7, Groups: []wire.PolicyReplayGroup{{
+		Change: wire.ChangePermitToDeny, Principal: "agent:billing-bot", Action: "request", Resource: "Role/orders/readwrite", Count: 7,
+		DecisionID: "dec_06h04375p291xqvfwzfmfe7c2g", Before: "permitted by orders-agents", After: "no policy permits it",
+	}}}, nil
+}
+
 // AuditEntries implements console.Engine.
 func (e *Engine) AuditEntries(_ context.Context, _ broker.Caller, from uint64, limit int) (wire.AuditPage, error) {
 	p := wire.AuditPage{Size: uint64(len(e.World.Entries))}

@@ -98,6 +98,14 @@ func NewPasskeys(urls []string, clock func() time.Time) *Passkeys {
 	return p
 }
 
+// page is the external URL under which passkeys work; instead where there is none.
+func (p *Passkeys) page(instead string) string {
+	if len(p.origins) == 0 {
+		return instead
+	}
+	return p.origins[0]
+}
+
 // challenge makes a challenge for one use: random, until when, and this
 // process's word for both.
 func (p *Passkeys) challenge(what, who string) []byte {

@@ -194,8 +194,10 @@ func joinNeeds(needs []cosign.Need, have, eligible []int) []wire.Need {
 	return out
 }
 
+// grantURL is a grant's page, under a name if the cluster has one: there alone
+// can a passkey sign it.
 func (e *Engine) grantURL(id string) string {
-	return strings.TrimSuffix(e.cfg.Issuer, "/") + "/grants/" + id
+	return strings.TrimSuffix(e.passkeys.page(e.cfg.Issuer), "/") + "/grants/" + id
 }
 
 func grantNotFound(id string) *fault.Error {

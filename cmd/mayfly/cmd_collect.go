@@ -136,6 +136,7 @@ type waitingAnswer struct {
 	CollectBefore *time.Time    `json:"collect_before"`
 	URL           string        `json:"url"`
 	Needs         []waitingNeed `json:"needs"`
+	StepUp        string        `json:"step_up,omitempty"` // the requester must sign, too, with a key of this kind
 }
 
 type waitingNeed struct {
@@ -147,7 +148,7 @@ type waitingNeed struct {
 
 // showWaiting prints an answer that waits; the exit code is 4.
 func (s *shell) showWaiting(c *cli.Context, a client.Access) error {
-	doc := waitingAnswer{Status: a.Status, GrantID: a.GrantID, Hash: a.Hash, CollectBefore: a.CollectBefore, URL: a.URL, Needs: []waitingNeed{}}
+	doc := waitingAnswer{Status: a.Status, GrantID: a.GrantID, Hash: a.Hash, CollectBefore: a.CollectBefore, URL: a.URL, Needs: []waitingNeed{}, StepUp: a.StepUp}
 	for _, n := range a.Needs {
 		doc.Needs = append(doc.Needs, waitingNeed{n.Group, n.Required, n.Have, n.Eligible})
 	}
@@ -159,7 +160,14 @@ func (s *shell) showWaiting(c *cli.Context, a client.Access) error {
 
 // waitingSentence says who must approve, where and until when.
 func waitingSentence(id string, w wire.Waiting) string {
-	text := "Waiting for approval: grant " + id + " needs " + or(needsText(w.Needs), "approvers")
+	needs := needsText(w.Needs)
+	switch {
+	case w.StepUp != "" && needs != "":
+		needs += ", and the requester's own " + w.StepUp
+	case w.StepUp != "":
+		needs = "the requester's own " + w.StepUp
+	}
+	text := "Waiting for approval: grant " + id + " needs " + or(needs, "approvers")
 	if w.URL != "" {
 		text += ", at " + w.URL
 	}
@@ -173,7 +181,7 @@ func waitingSentence(id string, w wire.Waiting) string {
 func waitingText(c *cli.Context, id string, w wire.Waiting) string {
 	text := waitingSentence(id, w)
 	if w.StepUp != "" {
-		text += fmt.Sprintf("\nYou must sign too, with a key of kind %s: mayfly grant approve %s", w.StepUp, id)
+		text += "\nYou must sign too, with your " + w.StepUp + ": open that address in a browser."
 	}
 	collect := "mayfly grant collect " + id
 	for _, flag := range []string{"csr", "public-key"} {

@@ -2,8 +2,9 @@
 // page, in light, in dark and on a phone, and its tests sign in and approve with
 // a passkey as a person would.
 //
-// It needs Chromium, and serves the pages over a broker in memory. It must know
-// nothing of clusters: those are the other tests' of e2e.
+// It needs Chromium. The pictures, and the tests of single pages, are of a broker
+// in memory; the tests of approvals start a real node and a real database. It must
+// know nothing of clusters: those are the other tests' of e2e.
 package main
 
 import (

@@ -386,8 +386,8 @@ func TestHazard1ApplyUnderDualControl(t *testing.T) {
 			}
 			return out
 		}
-		if a := apply(wire.Object{Kind: "Zone", Name: "z9"}); a.GrantID != "" {
-			t.Errorf("a zone waits: %+v", a)
+		if a := apply(wire.Object{Kind: "Principal", Name: "workload:new"}); a.GrantID != "" {
+			t.Errorf("a workload without any power waits: %+v", a)
 		}
 		floor := wire.Object{Kind: "Role", Name: "t2/priv", Spec: simRole(simScopeBoth, "20s", "40s", `{}`, `[{"group":"administrators","count":2}]`)}
 		a := apply(floor)

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -92,6 +93,8 @@ type Engine struct {
 	lead     leadership
 	changed  broadcast
 	settled  settled
+	// replaying is set while a replay runs: it may take a processor for itself.
+	replaying atomic.Bool
 }
 
 // New returns an Engine.

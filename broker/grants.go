@@ -57,17 +57,19 @@ func (e *Engine) Grants(_ context.Context, c Caller, f GrantFilter) ([]wire.Gran
 	out := []wire.Grant{}
 	limit := pageSize(f.Limit)
 	err := e.view(func(q ledger.Query) error {
-		q.CosignedGrants(f.After, func(g ledger.Cosigned) bool {
+		take := func(g ledger.Cosigned) bool {
 			if e.sees(q, c, g) {
 				if w := e.wireGrant(q, c, g); f.takes(q, w, c) {
 					out = append(out, w)
 				}
 			}
 			return len(out) < limit
-		})
-		if f.Pending || f.Overdue {
+		}
+		if f.Pending || f.Overdue { // few, however many there ever were
+			unsettled(q, f.After, take)
 			return nil
 		}
+		q.CosignedGrants(f.After, take)
 		all := e.mayReadGrants(q, c)
 		q.Leases(leaseAfter(f.After), func(l ledger.Lease) bool {
 			if _, own := q.Cosigned(l.Grant.ID); !own && (all || l.Grant.Principal == c.Session.Principal) {
@@ -89,6 +91,21 @@ func (e *Engine) Grants(_ context.Context, c Caller, f GrantFilter) ([]wire.Gran
 		return 0
 	})
 	return out[:min(len(out), limit)], err
+}
+
+// unsettled calls fn for grants with id > after that wait for approval or review,
+// in order of age.
+func unsettled(q ledger.Query, after string, fn func(ledger.Cosigned) bool) {
+	ids := slices.Concat(q.Unfinished(maxNotices), q.Unreviewed(maxNotices))
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		if id <= after {
+			continue
+		}
+		if g, ok := q.Cosigned(id); ok && !fn(g) {
+			return
+		}
+	}
 }
 
 // leaseAfter is the lease id that a plain grant's id belongs to.

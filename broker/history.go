@@ -243,20 +243,8 @@ func (e *Engine) TestPolicies(ctx context.Context, c Caller, in wire.PolicyTestR
 	if err != nil {
 		return out, err
 	}
-	for _, o := range in.Policies {
-		var p ledger.PolicySpec
-		if err := json.Unmarshal(o.Spec, &p); err != nil {
-			return out, fault.New(fault.Invalid, "invalid_spec", "Policy %s: %v", o.Name, err)
-		}
-		replaced := false
-		for i := range sources {
-			if sources[i].Name == o.Name {
-				sources[i].Text, replaced = p.Text, true
-			}
-		}
-		if !replaced {
-			sources = append(sources, policy.Source{Name: o.Name, Text: p.Text})
-		}
+	if sources, err = drafted(sources, in.Policies, nil); err != nil {
+		return out, err
 	}
 	set, err := policy.Compile(sources)
 	if err != nil {

@@ -245,6 +245,12 @@ func (c *Client) TestPolicies(ctx context.Context, in wire.PolicyTestRequest) (w
 	return post[wire.PolicyTestAnswer](ctx, c, "/policy/test", in)
 }
 
+// ReplayPolicies decides recorded history again, by drafts. An answer whose Next
+// is not 0 goes on with the same request, From its Next and To its To.
+func (c *Client) ReplayPolicies(ctx context.Context, in wire.PolicyReplayRequest) (wire.PolicyReplayAnswer, error) {
+	return post[wire.PolicyReplayAnswer](ctx, c, "/policy/replay", in)
+}
+
 // AuditEntries reads up to limit entries of the ledger from sequence from on.
 func (c *Client) AuditEntries(ctx context.Context, from uint64, limit int) (wire.AuditPage, error) {
 	return get[wire.AuditPage](ctx, c, "/audit/entries?from="+strconv.FormatUint(from, 10)+"&limit="+strconv.Itoa(limit))

@@ -110,6 +110,11 @@ func (c *Client) RevokeGrant(ctx context.Context, id string, in wire.EndGrantReq
 	return post[wire.Grant](ctx, c, grantPath(id)+"/revoke", in)
 }
 
+// PreviousAccess says what a grant's requester had before on its role and target.
+func (c *Client) PreviousAccess(ctx context.Context, id string) (wire.PreviousAccess, error) {
+	return get[wire.PreviousAccess](ctx, c, grantPath(id)+"/previous")
+}
+
 // ReviewGrant gives a verdict on an emergency grant.
 func (c *Client) ReviewGrant(ctx context.Context, id string, in wire.ReviewRequest) (wire.Grant, error) {
 	return post[wire.Grant](ctx, c, grantPath(id)+"/review", in)

@@ -210,7 +210,7 @@ func TestHazard1ChangesWaitForASecondPerson(t *testing.T) {
 		t.Fatal(err)
 	}
 	approver := harness.NewCLI(t, vars)
-	group := "kind: Group\nname: mayfly-approvers\nspec: {members: [{name: \"human:operator\"}]}\n"
+	group := "kind: Group\nname: mayfly-approvers\nspec: {members: [{name: \"human:approver\"}, {name: \"human:operator\"}]}\n"
 	r := dev.Operator.Feed(t, group, "apply", "-f", "-", "-o", "json")
 	if r.Code != 4 {
 		t.Fatalf("the roster: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -229,4 +230,56 @@ func TestOAuthTokenExchange(t *testing.T) {
 	h.operator.Must(t, "lease", "revoke", a["lease_id"].(string))
 	harness.AllEnded(t, h.operator.Client(t, 10*time.Second), 30*time.Second)
 	harness.NothingLeft(t, h.pg, 0)
+}
+
+// A client that is told to wait polls with its own key, and gets its token once
+// a person has signed. Another client's poll opens nothing.
+func TestLaw7DeferredTokenWaitsForAPerson(t *testing.T) {
+	dev := harness.StartDev(t)
+	dir := t.TempDir()
+	dev.Operator.Apply(t, oauthHouse+`---
+kind: Role
+name: api/admin
+spec:
+  scope: [{type: jwt, locations: ["https://api.example"], actions: [use], privileges: [admin]}]
+  ttl: {default: 10m, max: 1h}
+  approvals: [{group: approvers, count: 1}]
+`)
+	dev.Operator.ApplyPolicy(t, dir, "oauth", `@id("oauth") permit (principal, action == Action::"request", resource) when { context.session.bound };`)
+	ca := dev.Operator.Getenv("MAYFLY_CACERT")
+	worker := oauthOf(t, dev.Operator.Enrol(t, dir, "workload:billing"), ca, "workload:billing")
+	thief := oauthOf(t, dev.Operator.Enrol(t, dir, "workload:thief"), ca, "workload:thief")
+	vars, err := harness.ReadEnv(dev.Home() + "/approver.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	approver := harness.NewCLI(t, vars)
+
+	ask := url.Values{"grant_type": {"client_credentials"}, "audience": {"api/admin"}, "completion_mode": {"deferred"}}
+	waiting := worker.refused("/oauth/token", ask, "authorization_pending")
+	id, _ := waiting["grant_id"].(string)
+	code, _ := waiting["deferral_code"].(string)
+	poll := func() url.Values {
+		return url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:deferred"}, "deferral_code": {code}}
+	}
+	worker.refused("/oauth/token", poll(), "slow_down")
+	thief.refused("/oauth/token", poll(), "invalid_grant")
+	hash := strings.TrimSpace(approver.Must(t, "grant", "show", id, "--field", "hash"))
+	approver.Must(t, "grant", "approve", id, "--hash", hash[:16])
+
+	var answer map[string]any
+	harness.Within(t, 60*time.Second, "the token comes", func() error {
+		var status int
+		if status, answer = worker.post("/oauth/token", poll()); status == http.StatusOK {
+			return nil
+		}
+		if answer["error"] != "slow_down" {
+			t.Fatalf("%d %v", status, answer)
+		}
+		return errors.New("slow down")
+	})
+	token, _ := answer["access_token"].(string)
+	if seen := worker.ok("/oauth/introspect", url.Values{"token": {token}}); seen["active"] != true {
+		t.Errorf("the token is %v", seen)
+	}
 }

@@ -75,6 +75,7 @@ type grants interface {
 	CancelGrant(ctx context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error)
 	RevokeGrant(ctx context.Context, c broker.Caller, id string, in wire.EndGrantRequest) (wire.Grant, error)
 	CollectGrant(ctx context.Context, c broker.Caller, id string, in wire.CollectRequest) (wire.AccessAnswer, error)
+	PreviousAccess(ctx context.Context, c broker.Caller, grantID string) (wire.PreviousAccess, error)
 	ReviewGrant(ctx context.Context, c broker.Caller, id string, in wire.ReviewRequest) (wire.Grant, error)
 	KeyDocument(ctx context.Context, c broker.Caller, principal string, in wire.ApproveKey) (wire.KeyDocument, error)
 }
@@ -85,6 +86,7 @@ type oversight interface {
 	Release(ctx context.Context, c broker.Caller, in wire.ContainRequest) (wire.ContainAnswer, error)
 	Decision(ctx context.Context, c broker.Caller, id string) (wire.Decision, error)
 	TestPolicies(ctx context.Context, c broker.Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error)
+	ReplayPolicies(ctx context.Context, c broker.Caller, in wire.PolicyReplayRequest) (wire.PolicyReplayAnswer, error)
 	AuditEntries(ctx context.Context, c broker.Caller, from uint64, limit int) (wire.AuditPage, error)
 	AuditExport(ctx context.Context, c broker.Caller, from, to uint64, w io.Writer) error
 	AuditVerify(ctx context.Context, c broker.Caller) (wire.VerifyAnswer, error)

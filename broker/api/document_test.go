@@ -12,12 +12,12 @@ import (
 // programs.
 var operations = []string{
 	"GET /grants", "GET /grants/{id}", "POST /grants/{id}/approve", "POST /grants/{id}/deny", "POST /grants/{id}/cancel", "POST /grants/{id}/revoke",
-	"POST /grants/{id}/collect", "POST /grants/{id}/review",
+	"POST /grants/{id}/collect", "POST /grants/{id}/review", "GET /grants/{id}/previous",
 	"POST /login", "POST /logout", "GET /whoami", "GET /keys", "POST /keys", "POST /keys/document", "DELETE /keys/{thumbprint}", "POST /principals/{name}/enrolment",
 	"GET /objects/{kind}", "GET /objects/{kind}/{name}", "POST /objects", "POST /targets/{name}/check", "POST /target-preview",
 	"POST /tasks", "GET /tasks", "GET /tasks/{id}", "POST /tasks/{id}/heartbeat", "POST /tasks/{id}/end",
 	"POST /requests", "GET /leases", "GET /leases/{id}", "POST /leases/{id}/renew", "POST /leases/{id}/revoke",
-	"GET /whohas", "POST /contain", "POST /release", "GET /decisions/{id}", "POST /policy/test",
+	"GET /whohas", "POST /contain", "POST /release", "GET /decisions/{id}", "POST /policy/test", "POST /policy/replay",
 	"GET /audit/entries", "GET /audit/export", "GET /audit/verify", "POST /reconcile",
 	"GET /sys/status", "POST /sys/init", "POST /sys/unseal", "POST /sys/recover", "POST /sys/rekey",
 	"POST /sys/seal", "POST /sys/join-token", "GET /sys/peers", "POST /sys/remove-peer", "POST /sys/step-down",

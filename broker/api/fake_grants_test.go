@@ -47,6 +47,10 @@ func (b *fakeBroker) CollectGrant(_ context.Context, c broker.Caller, id string,
 	return wire.AccessAnswer{GrantID: id, Status: status}, b.note(c, in)
 }
 
+func (b *fakeBroker) PreviousAccess(_ context.Context, c broker.Caller, id string) (wire.PreviousAccess, error) {
+	return wire.PreviousAccess{GrantID: id}, b.note(c, id)
+}
+
 func (b *fakeBroker) ReviewGrant(_ context.Context, c broker.Caller, id string, in wire.ReviewRequest) (wire.Grant, error) {
 	return wire.Grant{ID: id}, b.note(c, in)
 }

@@ -192,6 +192,9 @@ func (b *fakeBroker) Decision(_ context.Context, c broker.Caller, id string) (wi
 func (b *fakeBroker) TestPolicies(_ context.Context, c broker.Caller, in wire.PolicyTestRequest) (wire.PolicyTestAnswer, error) {
 	return wire.PolicyTestAnswer{}, b.note(c, in)
 }
+func (b *fakeBroker) ReplayPolicies(_ context.Context, c broker.Caller, in wire.PolicyReplayRequest) (wire.PolicyReplayAnswer, error) {
+	return wire.PolicyReplayAnswer{Groups: []wire.PolicyReplayGroup{}}, b.note(c, in)
+}
 func (b *fakeBroker) AuditEntries(_ context.Context, c broker.Caller, from uint64, limit int) (wire.AuditPage, error) {
 	return wire.AuditPage{Size: from + uint64(limit)}, b.note(c, limit)
 }

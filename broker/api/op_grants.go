@@ -87,6 +87,10 @@ func (f *surface) addGrants() {
 			}
 			return c.broker.AwaitGrant(ctx, c.caller, in.ID, version, wait)
 		})
+	add(f, route{method: http.MethodGet, path: "/grants/{id}/previous", id: "previous-access", tag: "grants", place: anywhere, summary: "Say what a grant's requester had before"},
+		func(ctx context.Context, c *call, in *idInput) (wire.PreviousAccess, error) {
+			return c.broker.PreviousAccess(ctx, c.caller, in.ID)
+		})
 	add(f, route{method: http.MethodPost, path: "/grants/{id}/approve", id: "approve-grant", tag: "grants", timeout: longCall, summary: "Co-sign a grant"},
 		func(ctx context.Context, c *call, in *grantBody[wire.ApproveRequest]) (wire.Grant, error) {
 			return c.broker.ApproveGrant(ctx, c.caller, in.ID, in.Body)

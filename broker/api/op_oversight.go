@@ -51,6 +51,10 @@ func (f *surface) addOversight() {
 		func(ctx context.Context, c *call, in *body[wire.PolicyTestRequest]) (wire.PolicyTestAnswer, error) {
 			return c.broker.TestPolicies(ctx, c.caller, in.Body)
 		})
+	add(f, route{method: http.MethodPost, path: "/policy/replay", id: "replay-policies", tag: "oversight", place: anywhere, maxBody: largeBody, summary: "Decide recorded history again by drafts"},
+		func(ctx context.Context, c *call, in *body[wire.PolicyReplayRequest]) (wire.PolicyReplayAnswer, error) {
+			return c.broker.ReplayPolicies(ctx, c.caller, in.Body)
+		})
 	add(f, route{method: http.MethodPost, path: "/reconcile", id: "reconcile", tag: "oversight", timeout: longCall, summary: "Compare targets with the ledger"},
 		func(ctx context.Context, c *call, in *reconcileInput) ([]wire.Drift, error) {
 			return list(c.broker.Reconcile(ctx, c.caller, in.Target))

@@ -125,6 +125,9 @@ func TestHazard1NothingChangesWithoutTwo(t *testing.T) {
 		"an agent's owner":      {Kind: "Principal", Name: helper, Spec: rawJSON(`{"owner":"human:eve"}`)},
 		"a principal deleted":   {Kind: "Principal", Name: bo, Delete: true},
 		"a plugin, once it can": {Kind: "Plugin", Name: "x", Spec: rawJSON(`{}`)},
+		"a zone":                {Kind: "Zone", Name: "eu", Spec: rawJSON(`{"networks":["0.0.0.0/0"]}`)},
+		"a sink":                {Kind: "Sink", Name: "s", Spec: rawJSON(`{"type":"file","path":"/dev/null"}`)},
+		"a new person":          {Kind: "Principal", Name: "human:new", Spec: rawJSON(`{}`)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newCourt(t, true)
@@ -143,8 +146,7 @@ func TestHazard1NothingChangesWithoutTwo(t *testing.T) {
 		})
 	}
 	x := newCourt(t, true)
-	x.put("Zone", "us", `{}`) // what decides nothing needs nobody
-	x.put("Principal", "human:new", `{}`)
+	x.put("Principal", "workload:new", `{}`) // what has no power yet needs nobody
 }
 
 // TestHazard1ChangeUnderTwoSignatures: each kind, with them, is made as its document says.
@@ -349,7 +351,11 @@ func TestLaw6SecretsOfAChange(t *testing.T) {
 func TestHazard1KeyByApproval(t *testing.T) {
 	x := newCourt(t, true)
 	k := cosigntest.Seeded(cosign.KindSSH, "new")
-	x.put("Principal", "human:new", `{}`)
+	person := x.changeOf(ann, "p")
+	person.Change.Objects = []cosign.ObjectChange{{Kind: "Principal", Name: "human:new", Spec: rawJSON(`{}`)}}
+	x.ok(ann, person)
+	x.signs("p", bo, kim)
+	x.ok(kim, &ledger.MakeChange{GrantID: aid(ledger.PrefixGrant, "p")})
 	b := x.changeOf(ann, "g")
 	b.Change.Keys = []cosign.NewKey{{Principal: "human:new", Key: k.Key()}}
 	x.ok(ann, b)

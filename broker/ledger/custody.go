@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/mayfly-broker/mayfly/broker/cosign"
 )
@@ -13,7 +14,7 @@ import (
 // names a quorum, whatever decides who may get what changes only under it.
 
 // custody lists the kinds under dual control.
-var custody = []string{KindGroup, KindRole, KindTarget, KindPolicy, KindAuthMethod, KindPlugin}
+var custody = []string{KindGroup, KindRole, KindTarget, KindZone, KindPolicy, KindAuthMethod, KindSink, KindPlugin}
 
 // custodians are the quorum that the genesis record asks for; none: dual control is off.
 func (v *view) custodians() []cosign.Need {
@@ -34,8 +35,9 @@ func (v *view) underCustody(o ObjectChange) bool {
 	if o.Kind != KindPrincipal {
 		return false
 	}
-	// A new principal has no power yet; one that exists may be somebody's second self.
-	return v.Get(bucketObject, objectKey(o.Kind, o.Name)) != nil
+	// A new workload or agent has no power yet. A human answers for others and may
+	// break the glass; and who exists may become somebody's second self.
+	return strings.HasPrefix(o.Name, "human:") || v.Get(bucketObject, objectKey(o.Kind, o.Name)) != nil
 }
 
 // checkCustody refuses changes that need approval and carry none.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,6 +30,20 @@ func (e Entry) Type() string {
 		return ""
 	}
 	return string(name)
+}
+
+// Decision returns what was decided before the command, as it was recorded, and
+// its id, without decoding the body; ok is false where nothing was decided.
+func (e Entry) Decision() (id string, decision []byte, ok bool) {
+	first, rest, _ := bytes.Cut(e.Public, []byte{'\n'})
+	_, decision, ok = bytes.Cut(rest, []byte{'\n'})
+	var h struct {
+		DecisionID string `json:"decision_id"`
+	}
+	if !ok || json.Unmarshal(first, &h) != nil {
+		return "", nil, false
+	}
+	return h.DecisionID, decision, true
 }
 
 // Outcome is the result as the leaf covers it: the code and the ledger time,

@@ -35,6 +35,14 @@ func NewID(prefix string, now time.Time, random io.Reader) (string, error) {
 	return prefix + idEncoding.EncodeToString(b[:]), nil
 }
 
+// FirstID returns the least id that could be made at an instant: what was made
+// before it sorts below. An instant before 1970 counts as 1970.
+func FirstID(prefix string, at time.Time) string {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(max(at.UnixMilli(), 0))<<16)
+	return prefix + idEncoding.EncodeToString(b[:])
+}
+
 // BareID returns an id without its prefix; targets see this form.
 func BareID(id string) string {
 	if i := strings.IndexByte(id, '_'); i >= 0 {

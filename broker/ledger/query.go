@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 
@@ -309,6 +310,36 @@ func (q Query) Unreviewed(limit int) []string {
 // returns false.
 func (q Query) Leases(after string, fn func(Lease) bool) {
 	scanFrom(q.v, bucketLease, after, fn)
+}
+
+// LeasesBetween calls fn for a principal's leases with from <= id < to, in order
+// of age. look is called for every lease of anybody's in between, and ends the
+// walk by returning false; whole reports that it did not. It costs little for
+// other principals' leases: they are not decoded.
+func (q Query) LeasesBetween(principal, from, to string, look func() bool, fn func(Lease)) (whole bool) {
+	name, err := json.Marshal(principal)
+	if err != nil { // a string
+		return false
+	}
+	mark := append([]byte(`"principal":`), name...)
+	whole = true
+	q.v.Scan(bucketLease, nil, []byte(from), func(k, b []byte) bool {
+		if string(k) >= to {
+			return false
+		}
+		if whole = look(); !whole || !bytes.Contains(b, mark) {
+			return whole
+		}
+		var l Lease
+		if err := json.Unmarshal(b, &l); err != nil {
+			q.v.corrupt(bucketLease, k, err)
+			whole = false
+		} else if l.Grant.Principal == principal {
+			fn(l)
+		}
+		return whole
+	})
+	return whole
 }
 
 // Tasks calls fn for tasks with id > after, in order of age.

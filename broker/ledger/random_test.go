@@ -223,7 +223,7 @@ func TestHazard2ReplicasAgree(t *testing.T) {
 		checkBook(rt, b)
 	})
 	for _, typ := range []string{"open_lease", "remint_lease", "extend_lease", "end_leases", "record_withdrawals", "start_task", "end_task", "open_session", "change_objects", "freeze"} {
-		if took[typ] == 0 {
+		if took[typ] == 0 && !testing.Short() { // twenty short runs may miss one
 			t.Errorf("no random %s ever took effect: the test tries too little", typ)
 		}
 	}

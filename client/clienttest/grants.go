@@ -174,8 +174,12 @@ func (c *Cluster) grants(r *http.Request, parts []string, k *Call) (int, any) {
 	if g == nil {
 		// One that needed no approval is known by its leases.
 		for _, plain := range c.listGrants(url.Values{}, k) {
-			if plain.ID == parts[1] && len(parts) == 2 {
+			switch {
+			case plain.ID != parts[1]:
+			case len(parts) == 2:
 				return 200, plain
+			case parts[2] == "previous":
+				return 200, wire.PreviousAccess{GrantID: plain.ID, Principal: plain.Principal, Role: plain.Role, Target: plain.Target, Days: 30, Seen: wire.SeenNever, Wider: true, Text: "first time on this role"}
 			}
 		}
 	}
@@ -186,8 +190,11 @@ func (c *Cluster) grants(r *http.Request, parts []string, k *Call) (int, any) {
 		c.await(r, g)
 		return 200, g.Grant
 	}
-	if parts[2] == "collect" {
+	switch parts[2] {
+	case "collect":
 		return c.collect(g, k)
+	case "previous":
+		return 200, wire.PreviousAccess{GrantID: g.ID, Principal: g.Principal, Role: g.Role, Target: g.Target, Days: 30, Seen: wire.SeenNever, Wider: true, Text: "first time on this role"}
 	}
 	var in struct { // any of the requests
 		Hash, Verdict, Note, Reason string

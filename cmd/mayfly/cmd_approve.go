@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/urfave/cli/v2"
@@ -152,9 +153,13 @@ func (s *shell) present(c *cli.Context, cl *client.Client, g wire.Grant, questio
 	if s.output != asTable || s.field != "" { // stdout is for the result alone
 		w = s.err
 	}
-	p := &page{w: w, paint: s.painter(w)}
+	p := &page{w: w, now: time.Now(), paint: s.painter(w)}
 	p.document(shown)
 	p.printf("\n")
+	if before := s.beforeOf(c.Context, cl, g); before != nil {
+		p.before(before)
+		p.printf("\n")
+	}
 	if p.err != nil {
 		return nil, p.err
 	}

@@ -38,6 +38,10 @@ func grantShowCommand(s *shell) *cli.Command {
 				return err
 			}
 			var shown *shownDocument
+			var before *wire.PreviousAccess
+			if s.output == asTable && s.field == "" {
+				before = s.beforeOf(c.Context, cl, g)
+			}
 			if len(g.Document) > 0 && s.output == asTable && s.field == "" {
 				if shown, err = s.checked(c, cl, g); err != nil {
 					return err
@@ -45,6 +49,10 @@ func grantShowCommand(s *shell) *cli.Command {
 			}
 			return s.show(g, func(p *page) {
 				p.grant(g)
+				if before != nil {
+					p.line("")
+					p.before(before)
+				}
 				if shown != nil {
 					p.line("")
 					p.document(shown)

@@ -63,7 +63,7 @@ Examples:
 				}
 				return nil
 			}),
-		}},
+		}, policyReplayCommand(s)},
 	}
 }
 
@@ -103,19 +103,8 @@ func (s *shell) policyCases(c *cli.Context, file string) (wire.PolicyTestRequest
 	if len(c.StringSlice("file")) == 0 {
 		return in, nil
 	}
-	drafts, err := s.documents(c, false)
-	if err != nil {
-		return in, err
-	}
-	for _, o := range drafts.Objects {
-		if o.Kind == "Policy" {
-			in.Policies = append(in.Policies, o)
-		}
-	}
-	if len(in.Policies) == 0 {
-		return in, usage("there is no policy in %s", strings.Join(c.StringSlice("file"), ", "))
-	}
-	return in, nil
+	in.Policies, err = s.drafts(c)
+	return in, err
 }
 
 func reconcileCommand(s *shell) *cli.Command {

@@ -113,7 +113,7 @@ func TestContractsCommandsAreThere(t *testing.T) {
 	each(testShell(nil).app().Commands, "", func(path string, _ *cli.Command) { have = append(have, path) })
 	for _, want := range []string{"login", "logout", "whoami", "key list", "key add", "key remove", "principal enroll", "target add", "target check",
 		"task start", "task heartbeat", "task end", "task show", "task list", "request", "exec", "grant list", "grant show", "grant collect", "grant approve", "grant deny", "grant cancel", "grant revoke", "grant review",
-		"lease list", "lease show", "lease renew", "lease revoke", "whohas", "reconcile", "apply", "diff", "get", "delete", "policy test", "policy explain",
+		"lease list", "lease show", "lease renew", "lease revoke", "whohas", "reconcile", "apply", "diff", "get", "delete", "policy test", "policy explain", "policy replay",
 		"audit tail", "audit show", "audit export", "audit verify", "contain", "release", "operator init", "operator unseal", "operator seal", "operator status",
 		"operator diagnose", "operator join-token", "operator peers", "operator remove-peer", "operator step-down", "operator rekey", "operator recover", "api", "completion"} {
 		if !slices.Contains(have, want) {

@@ -79,9 +79,10 @@ func (s *shell) app() *cli.App {
 		Commands:  commands(s),
 		Before:    s.before,
 		// Exit codes and messages are ours: see fail.
-		ExitErrHandler:        func(*cli.Context, error) {},
-		OnUsageError:          func(_ *cli.Context, err error, _ bool) error { return usage("%s", err.Error()) },
-		CustomAppHelpTemplate: appHelp,
+		DisableSliceFlagSeparator: true, // lists in --set have commas
+		ExitErrHandler:            func(*cli.Context, error) {},
+		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usage("%s", err.Error()) },
+		CustomAppHelpTemplate:     appHelp,
 	}
 	for _, c := range app.Commands {
 		s.finish(c)

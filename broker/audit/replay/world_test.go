@@ -363,8 +363,8 @@ func (w *world) live() {
 	w.do(once, first)
 	w.refused(ledger.CodeApprovalRequired, ann, &ledger.ChangeObjects{Changes: []ledger.ObjectChange{object("Group", "mine", `{}`)}})
 	w.refused(ledger.CodeApprovalRequired, app, w.open(app, "db/priv", ""))
-	long := ledger.Secret{Name: "Zone/z/x", Salt: make([]byte, 16), Value: make([]byte, ledger.MaxSecretBytes+1)}
-	o := object("Zone", "z", `{}`)
+	long := ledger.Secret{Name: "Principal/workload:z/x", Salt: make([]byte, 16), Value: make([]byte, ledger.MaxSecretBytes+1)}
+	o := object("Principal", "workload:z", `{}`)
 	o.Secrets = []string{long.Name}
 	w.do(by(ann), &ledger.ChangeObjects{Changes: []ledger.ObjectChange{o}}, long)
 }

@@ -268,6 +268,8 @@ func refusal(res ledger.Result, decision string) *fault.Error {
 	switch res.Code {
 	case ledger.CodeCapRate:
 		err.RetryAfter = time.Minute
+	case ledger.CodeCooling:
+		err.RetryAfter = ledger.CoolingMS * time.Millisecond
 	case ledger.CodeCapRole, ledger.CodeCapInstance:
 		err.RetryAfter = 30 * time.Second
 	}

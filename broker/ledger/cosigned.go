@@ -203,7 +203,7 @@ func (s *state) checkCommon(c *context, domain string, d *cosign.Common, full an
 	if res := s.checkRequester(c, d.Requester); !res.OK() {
 		return none, res
 	}
-	if res := s.checkPolicies(d.Policies); !res.OK() {
+	if res := s.checkPolicies(domain, d.Policies); !res.OK() {
 		return none, res
 	}
 	text, err := cosign.Canonical(full)
@@ -237,8 +237,9 @@ func (s *state) checkRequester(c *context, r cosign.Requester) Result {
 }
 
 // checkPolicies: the policies that decided are those that stand now.
-func (v *view) checkPolicies(list []cosign.Policy) Result {
-	if len(list) == 0 || len(list) > MaxNeeds {
+func (v *view) checkPolicies(domain string, list []cosign.Policy) Result {
+	none := len(list) == 0 && domain != cosign.DomainChange // a key of one's own takes no permit to ask for
+	if none || len(list) > MaxNeeds {
 		return refuse(CodeInvalid, "A grant names 1 to %d policies that permitted it.", MaxNeeds)
 	}
 	for _, p := range list {

@@ -167,10 +167,19 @@ func passkeysOf(keys []RegisteredKey) []Passkey {
 }
 
 // NewPasskey returns the options by which the caller, a person, makes a passkey.
+// One of their own passkeys must be able to vouch for it, where a key has to.
 func (e *Engine) NewPasskey(ctx context.Context, c Caller) (json.RawMessage, error) {
 	have, err := e.Passkeys(ctx, c)
 	if err != nil {
 		return nil, err
+	}
+	var voucher string
+	if err := e.view(func(q ledger.Query) error { voucher = q.Voucher(c.Session.Principal); return nil }); err != nil {
+		return nil, err
+	}
+	if voucher == ledger.VouchKey && len(have) == 0 {
+		return nil, fault.New(fault.Conflict, "no_passkey_to_vouch", "The key that you approve with must vouch for a passkey, and a browser cannot use it. "+
+			"Remove that key at your command line (mayfly key list, mayfly key remove), then add the passkey. What the key has signed no longer counts then.")
 	}
 	return e.passkeys.NewOptions(c.Session.Principal, have)
 }

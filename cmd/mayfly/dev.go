@@ -114,6 +114,11 @@ func runDev(ctx context.Context, home, listen, level string, dual bool, out io.W
 	return svc.run(ctx, func() error { return d.ready(ctx, svc) })
 }
 
+// console is where browsers go: they make passkeys for names only.
+func (d devNode) console() string {
+	return "https://localhost" + d.url[strings.LastIndexByte(d.url, ':'):]
+}
+
 func (d devNode) service(ctx context.Context, l net.Listener, level string) (*service, error) {
 	log, err := newLogger(level, "text")
 	if err != nil {
@@ -131,8 +136,7 @@ func (d devNode) service(ctx context.Context, l net.Listener, level string) (*se
 	if err != nil {
 		return nil, err
 	}
-	// Browsers make passkeys for names only, so the console has one.
-	named := fmt.Sprintf("https://localhost:%d", l.Addr().(*net.TCPAddr).Port)
+	named := d.console()
 	return newService(ctx, serviceConfig{
 		listener: l, certs: certs, log: log,
 		hosts: []string{"localhost", strings.TrimPrefix(named, "https://")},
@@ -175,7 +179,7 @@ func (d devNode) ready(ctx context.Context, svc *service) error {
 	if err := errors.Join(d.writeEnv("approver.env", "approver"), d.writeEnv("env", "client")); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(d.out, "mayfly dev is ready on %s\nPaste this in another terminal to use it as %s:\n\n    . %s\n\n", d.url, devOperator, shellQuote(d.path("env")))
+	_, err := fmt.Fprintf(d.out, "mayfly dev is ready on %s\nIn a browser, open %s\nPaste this in another terminal to use it as %s:\n\n    . %s\n\n", d.url, d.console(), devOperator, shellQuote(d.path("env")))
 	return err
 }
 

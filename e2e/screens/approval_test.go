@@ -356,6 +356,9 @@ func TestARequesterStepsUpInTheBrowser(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.Stdout), &a); err != nil || r.Code != 4 {
 		t.Fatalf("exit %d, %v: %s%s", r.Code, err, r.Stdout, r.Stderr)
 	}
+	if a.StepUp != "passkey" || !strings.HasPrefix(a.URL, h.URL+"/") {
+		t.Errorf("the answer does not say who must sign with what and where: %s", r.Stdout)
+	}
 	if r := ann.Run(t, "grant", "collect", a.GrantID); r.Code != 4 {
 		t.Fatalf("collected without the step-up: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
@@ -371,6 +374,26 @@ func TestARequesterStepsUpInTheBrowser(t *testing.T) {
 		t.Error(err)
 	}
 	h.noComplaints()
+}
+
+// A browser cannot use a key file, so it cannot let one vouch for a passkey. The
+// page says so before anything is made, and what to do.
+func TestAKeyFileCannotVouchInTheBrowser(t *testing.T) {
+	h := newHouse(t)
+	add := css("form[data-newkey] button")
+	h.do("kim redeems a token", h.at("/"), on("/signin"), chromedp.Click(css("details summary")), chromedp.SendKeys(css("textarea[data-token]"), h.token(t, "human:kim")),
+		chromedp.Click(css(`form[action="/signin/enrol"] button`)), on("/keys"))
+	h.do("adding a passkey", chromedp.WaitEnabled(add), chromedp.Click(add), chromedp.WaitVisible(css("form[data-newkey] [data-status].bad")))
+	if said := ask[string](h.sitting, `document.querySelector("form[data-newkey] [data-status]").textContent`); !strings.Contains(said, "mayfly key remove") {
+		t.Errorf("the page says %q", said)
+	}
+	var keys []wire.Key
+	h.kim.JSON(t, &keys, "key", "list", "--use", "approve")
+	if len(keys) != 1 {
+		t.Fatalf("kim's keys: %+v", keys)
+	}
+	h.kim.Must(t, "key", "remove", keys[0].Thumbprint)
+	h.do("adding it now", chromedp.WaitEnabled(add), chromedp.Click(add), chromedp.WaitVisible(css(`form[action="/keys/remove"]`)))
 }
 
 // An emergency is begun alone and answered for: one reviewer signs in the

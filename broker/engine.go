@@ -90,6 +90,7 @@ type Engine struct {
 	verifier *identity.Verifier
 	methods  *methods
 	passkeys *Passkeys
+	signIns  *SignIns
 	lead     leadership
 	changed  broadcast
 	settled  settled
@@ -125,6 +126,7 @@ func New(cfg Config) (*Engine, error) {
 		verifier: verifier,
 		methods:  &methods{},
 		passkeys: NewPasskeys(append([]string{cfg.Issuer}, cfg.URLs...), cfg.Clock),
+		signIns:  NewSignIns(append([]string{cfg.Issuer}, cfg.URLs...), cfg.Clock, cfg.HTTP),
 	}
 	for _, k := range cfg.Kinds {
 		e.kinds[k.Name()] = k

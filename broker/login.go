@@ -26,7 +26,7 @@ import (
 // Names of the built-in methods; an AuthMethod object cannot take them.
 const (
 	methodKey    = "key"
-	methodEnroll = "enroll"
+	methodEnroll = "enroll" // and methodPasskey
 )
 
 // LoginInput is a login with what the connection has proven.

@@ -364,7 +364,7 @@ func (e *Engine) checkDoor(q ledger.Query, c Caller, plan []change) error {
 func (e *Engine) checkObject(q ledger.Query, plan []change, x change) error {
 	switch x.Kind {
 	case ledger.KindAuthMethod:
-		if x.Name == methodKey || x.Name == methodEnroll {
+		if x.Name == methodKey || x.Name == methodEnroll || x.Name == methodPasskey {
 			return fault.New(fault.Invalid, "name_reserved", "The auth method %s is built in; choose another name.", x.Name)
 		}
 		_, err := identity.ParseMethod(x.Name, x.Spec)

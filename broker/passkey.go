@@ -142,7 +142,10 @@ func (e *Engine) openCookie(ctx context.Context, cmd ledger.OpenSession, address
 	token, hash := identity.MintSession()
 	s := &cmd.Session
 	s.ID, s.TokenHash = ledger.SessionID(hash), hex.EncodeToString(hash[:])
-	s.Binding, s.Address, s.ExpiresMS = bindCookie, address, e.now().Add(cookieSession).UnixMilli()
+	s.Binding, s.Address = bindCookie, address
+	if end := e.now().Add(cookieSession).UnixMilli(); s.ExpiresMS == 0 || s.ExpiresMS > end {
+		s.ExpiresMS = end
+	}
 	h := e.header(Caller{Session: ledger.Session{Principal: s.Principal, ID: s.ID}, Address: address})
 	if _, err := e.commit(ctx, h, &cmd); err != nil {
 		return wire.LoginAnswer{}, err

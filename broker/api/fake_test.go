@@ -279,3 +279,6 @@ func (n *fakeNode) LeaderURL(context.Context) (string, error) {
 }
 
 func (n *fakeNode) LeaderTransport() http.RoundTripper { return n.transport }
+
+// SignInMethods implements console.Engine: nobody signs in elsewhere.
+func (b *fakeBroker) SignInMethods(context.Context) ([]string, error) { return nil, nil }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,14 @@ const discoveryPath = "/.well-known/openid-configuration"
 // newOIDC attests by JWTs of an issuer that publishes its keys (OpenID Connect
 // Discovery §4; RFC 8414 §3).
 func newOIDC(m Method, deps Deps) (Attestor, error) {
+	d, err := newDiscovery(m, deps)
+	if err != nil {
+		return nil, err
+	}
+	return &tokenAttestor{method: m, keys: newKeyCache(d.fetch), types: idTokenTypes}, nil
+}
+
+func newDiscovery(m Method, deps Deps) (*discovery, error) {
 	if deps.HTTP == nil {
 		return nil, unusable(m, "there is no HTTP client for discovery")
 	}
@@ -28,7 +37,7 @@ func newOIDC(m Method, deps Deps) (Attestor, error) {
 	if d.timeout <= 0 {
 		d.timeout = fetchTimeout
 	}
-	return &tokenAttestor{method: m, keys: newKeyCache(d.fetch), types: idTokenTypes}, nil
+	return d, nil
 }
 
 // boundedClient is the given client with redirects off, bounded headers, and
@@ -96,11 +105,12 @@ func pool(certs []*x509.Certificate) *x509.CertPool {
 	return p
 }
 
-// discovery fetches an issuer's keys.
+// discovery fetches an issuer's keys, and keeps the document that led to them.
 type discovery struct {
 	issuer  string
 	client  *http.Client
 	timeout time.Duration
+	latest  atomic.Pointer[object] // nil before the first success
 }
 
 // fetch reads the discovery document and the keys it points to.
@@ -135,6 +145,7 @@ func (d *discovery) fetch(ctx context.Context) ([]verificationKey, error) {
 	if len(set.keys) == 0 {
 		return nil, errors.New("keys: none that can verify a token")
 	}
+	d.latest.Store(&doc)
 	return set.keys, nil
 }
 
@@ -144,21 +155,30 @@ func (d *discovery) get(ctx context.Context, url string, limit int64) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
+	status, body, err := d.do(req, limit)
+	if err != nil {
+		return nil, err
+	}
+	if status != http.StatusOK {
+		return nil, fmt.Errorf("the answer is %d, not 200", status)
+	}
+	return body, nil
+}
+
+// do sends a request and reads an answer of at most limit bytes.
+func (d *discovery) do(req *http.Request, limit int64) (status int, body []byte, err error) {
 	req.Header.Set("Accept", "application/json")
 	resp, err := d.client.Do(req)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the answer is %d, not 200", resp.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	if int64(len(body)) > limit {
-		return nil, fmt.Errorf("the answer is longer than %d bytes", limit)
+		return 0, nil, fmt.Errorf("the answer is longer than %d bytes", limit)
 	}
-	return body, nil
+	return resp.StatusCode, body, nil
 }

@@ -33,6 +33,8 @@ const (
 	CodeNoBinding       = "no_binding"              // no rule of the method's bind matches
 	CodeClaimUnusable   = "claim_unusable"          // a claim that names the principal or instance is missing or unsafe
 	CodeCertificate     = "certificate_refused"     // chain, validity, usage or SPIFFE ID
+	CodeNonce           = "token_nonce"             // an ID token of another sign-in
+	CodeProvider        = "provider_refused"        // the provider sends somebody back without a code, or takes none
 	CodePrincipal       = "principal_mismatch"      // the key is nobody's, or another's than the assertion says
 	CodeSessionToken    = "session_token_invalid"   // not of the form mfs_…
 	CodeEnrolTruncated  = "enrol_token_truncated"   // the paste lost its end

@@ -122,6 +122,7 @@ func FuzzMethod(f *testing.F) {
 	f.Add([]byte(`{"type":"spiffe","trust_domain":"td","audience":["a"],"jwks":{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","use":"jwt-svid"}]},"bind":[{"when":{"path":"x"},"as":"agent:{path}"}]}`))
 	f.Add([]byte(`{"type":"x509","ca":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----","bind":[{"when":{"dns_suffix":"."},"as":"node:{cn}/{dns}"}]}`))
 	f.Add([]byte(`{"type":"key","max_ttl":"1h"}`))
+	f.Add([]byte(`{"type":"oidc","issuer":"https://i.example","audience":"a","console":{"client_id":"c","scopes":["openid","email"]},"bind":[{"when":{"sub":"x"},"as":"human:x"}]}`))
 	f.Fuzz(func(t *testing.T, spec []byte) {
 		m, err := ParseMethod("m", spec)
 		checkFault(t, err)

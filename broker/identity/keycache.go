@@ -49,14 +49,33 @@ func (c *keyCache) find(ctx context.Context, t *jws, now time.Time) ([]crypto.Pu
 	}
 	switch {
 	case !s.within(keysUsable, now):
-		e := fault.Wrap(s.failure, fault.Unavailable, CodeIssuerDown, "The issuer's keys cannot be fetched now; try again, or on another node.")
-		e.RetryAfter = refreshEvery
-		return nil, e
+		return nil, s.down()
 	case len(found) == 0:
 		return nil, errUnknownKey(t.kid)
 	default:
 		return found, nil
 	}
+}
+
+// ready sees to it that an issuer's document was read not long ago.
+func (c *keyCache) ready(ctx context.Context, now time.Time) error {
+	s := c.read()
+	if !s.within(keysFresh, now) && s.due(now) {
+		if err := c.refresh(ctx, now, s.within(keysUsable, now)); err != nil {
+			return err
+		}
+		s = c.read()
+	}
+	if !s.within(keysUsable, now) {
+		return s.down()
+	}
+	return nil
+}
+
+func (s keyState) down() *fault.Error {
+	e := fault.Wrap(s.failure, fault.Unavailable, CodeIssuerDown, "The issuer's keys cannot be fetched now; try again, or on another node.")
+	e.RetryAfter = refreshEvery
+	return e
 }
 
 // refresh fetches once. Others wait for it, unless they have keys that will do:

@@ -35,6 +35,14 @@ const (
 	// maxDiscovery: discovery documents are 1 to 6 KiB.
 	maxDiscovery = 64 << 10
 
+	// maxCode: codes are below 2 KiB where they are encrypted tokens.
+	maxCode = 4 << 10
+	// maxTokenAnswer holds an ID token, and an access and a refresh token of the
+	// same size, which are thrown away.
+	maxTokenAnswer = 64 << 10
+	// maxScopes: openid, profile, email, groups, and as many of one's own.
+	maxScopes = 16
+
 	// maxSpec holds a method with a full key set and a CA bundle.
 	maxSpec      = 768 << 10
 	maxSpecDepth = 8

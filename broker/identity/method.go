@@ -40,6 +40,9 @@ type Method struct {
 	TrustDomain string
 	// MaxTTL is the longest session; 15 minutes where the spec says nothing.
 	MaxTTL time.Duration
+	// Console is the client as which people sign in to the console (oidc); nil
+	// where the method is for the API alone.
+	Console *ConsoleClient
 
 	require []condition
 	bind    []rule
@@ -53,7 +56,7 @@ type Method struct {
 
 // fieldsOf says which spec fields go with which type.
 var fieldsOf = map[MethodType][]string{
-	MethodOIDC:   {"issuer", "audience", "key_in_audience", "require", "bind", "facts", "max_ttl", "ca", "ca_file"},
+	MethodOIDC:   {"issuer", "audience", "key_in_audience", "require", "bind", "facts", "max_ttl", "ca", "ca_file", "console"},
 	MethodJWT:    {"issuer", "audience", "key_in_audience", "require", "bind", "facts", "max_ttl", "jwks", "jwks_file"},
 	MethodX509:   {"require", "bind", "max_ttl", "ca", "ca_file"},
 	MethodSPIFFE: {"trust_domain", "audience", "key_in_audience", "require", "bind", "max_ttl", "ca", "ca_file", "jwks", "jwks_file"},
@@ -92,6 +95,7 @@ func ParseMethod(name string, spec json.RawMessage) (Method, error) {
 	case MethodOIDC, MethodJWT:
 		p.issuer(&m)
 		p.audiences(&m, true)
+		p.console(&m)
 	case MethodSPIFFE:
 		p.trustDomain(&m)
 		p.audiences(&m, p.has("jwks") || p.has("jwks_file"))

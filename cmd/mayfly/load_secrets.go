@@ -16,7 +16,7 @@ const (
 
 // secretNames are what the broker calls secrets whose place in the document has
 // another name.
-var secretNames = map[string]string{"admin.initial_password": "admin_password"}
+var secretNames = map[string]string{"admin.initial_password": "admin_password", "console.client_secret": "client_secret"}
 
 // resolve takes the secrets out of a spec, reads them, and reads the CA file of
 // a target, whose place is the reader's machine and not the broker's.

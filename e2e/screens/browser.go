@@ -36,7 +36,7 @@ import (
 type Stage struct {
 	URL    string
 	Engine *consoletest.Engine
-	spki   string // SHA-256 of the server's public key, base64
+	spki   string // SHA-256 of the server's public key, base64; with those of Trust
 	server *http.Server
 }
 
@@ -69,6 +69,9 @@ func NewStage(clock func() time.Time) (*Stage, error) {
 
 // Close stops the server.
 func (s *Stage) Close() { _ = s.server.Close() }
+
+// Trust has browsers take another server's public key, too: its SHA-256 in base64.
+func (s *Stage) Trust(spki string) { s.spki += "," + spki }
 
 // certificate makes one for localhost, which nobody but this browser trusts.
 func (s *Stage) certificate() (tls.Certificate, error) {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 )
 
@@ -97,7 +98,7 @@ func (s *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, nil, err)
 		return
 	}
-	if Arrived(r) {
+	if Arrived(r) && !cameBack(r) {
 		s.render(w, r, nil, http.StatusOK, "bounce", page{Title: "Mayfly", Body: r.URL.RequestURI()})
 		return
 	}
@@ -135,7 +136,7 @@ func Arrived(r *http.Request) bool {
 // mustGoOn says whether the leader has to answer: it alone can change something,
 // and its process alone knows the challenges that it gave.
 func (s *Console) mustGoOn(r *http.Request) bool {
-	return s.cfg.Leader != nil && r.Method == http.MethodPost && r.URL.Path != "/theme" && s.cfg.Node.Status().Role != "leader"
+	return s.cfg.Leader != nil && (r.Method == http.MethodPost && r.URL.Path != "/theme" || cameBack(r)) && s.cfg.Node.Status().Role != "leader"
 }
 
 // routes registers the pages.
@@ -149,6 +150,8 @@ func (s *Console) routes() {
 	open("POST /signin/begin", s.beginSignIn)
 	open("POST /signin/finish", s.finishSignIn)
 	open("POST /signin/enrol", s.enrol)
+	open("POST /signin/oidc", s.leaveForProvider)
+	open("GET "+broker.SignInPath, s.comeBack)
 	page("POST /signout", s.signOut)
 
 	page("GET /{$}", s.inbox)

@@ -16,6 +16,7 @@ import (
 type Engine interface {
 	people
 	passkeys
+	providers
 	grants
 	record
 
@@ -56,6 +57,17 @@ type passkeys interface {
 	AddPasskey(ctx context.Context, c broker.Caller, ticket string, proof, vouch *wire.Signature) (wire.Key, error)
 	// Passkeys lists the caller's.
 	Passkeys(ctx context.Context, c broker.Caller) ([]broker.Passkey, error)
+}
+
+// providers are pages elsewhere that people sign in by.
+type providers interface {
+	// SignInMethods lists them by name.
+	SignInMethods(ctx context.Context) ([]string, error)
+	// BeginSignIn says where to send the browser, and what it must bring back.
+	BeginSignIn(ctx context.Context, in broker.SignInRequest) (broker.SignInStart, error)
+	// FinishSignIn opens a session bound to a cookie, and says which page was
+	// wanted.
+	FinishSignIn(ctx context.Context, in broker.SignInAnswer) (wire.LoginAnswer, string, error)
 }
 
 // grants are what people approve.

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -161,6 +162,9 @@ func (s *Console) render(w http.ResponseWriter, r *http.Request, v *visitor, sta
 	p.Now, p.Theme, p.Path, p.Node = s.clock(), theme(r), r.URL.RequestURI(), s.cfg.Node.Status()
 	if r.Method == http.MethodPost {
 		p.Path = path.Dir(r.URL.Path)
+	}
+	if r.URL.Path == broker.SignInPath {
+		p.Path = "/signin" // a code serves once
 	}
 	if v != nil && v.me != nil {
 		p.Size = v.size

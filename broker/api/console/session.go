@@ -22,6 +22,7 @@ import (
 const (
 	cookieSession = "__Host-mayfly"
 	cookieTheme   = "__Host-mayfly-theme"
+	cookieSignIn  = "__Host-mayfly-signin"
 )
 
 // binding marks sessions that a cookie carries: the console takes no others, and

@@ -11,14 +11,27 @@ import (
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
-type signInBody struct{ To string }
+type signInBody struct {
+	To      string
+	Methods []string // providers to sign in by
+}
+
+// door is the body of the sign-in page. It opens by a passkey even where the
+// providers cannot be listed.
+func (s *Console) door(x *exchange, to string) signInBody {
+	methods, err := x.engine.SignInMethods(x.r.Context())
+	if err != nil {
+		s.log.Warn("the sign-in page lists no providers", "error", err)
+	}
+	return signInBody{To: localPath(to), Methods: methods}
+}
 
 func (s *Console) signIn(x *exchange) error {
 	to := localPath(x.query("to"))
 	if x.signedIn() {
 		return x.see(to)
 	}
-	return x.show("signin", page{Title: "Sign in", Nav: "signin", Body: signInBody{To: to}, Notice: signInNotices[x.query("done")]})
+	return x.show("signin", page{Title: "Sign in", Nav: "signin", Body: s.door(x, to), Notice: signInNotices[x.query("done")]})
 }
 
 var signInNotices = map[string]string{"out": "You have signed out.", "ended": "Your session has ended."}
@@ -66,7 +79,7 @@ func (s *Console) signInAgain(x *exchange, err error) error {
 	if e.Kind == fault.Internal {
 		return err
 	}
-	s.render(x.w, x.r, x.visitor, e.Kind.Status(), "signin", page{Title: "Sign in", Nav: "signin", Problem: e, Body: signInBody{To: localPath(x.form("to"))}})
+	s.render(x.w, x.r, x.visitor, e.Kind.Status(), "signin", page{Title: "Sign in", Nav: "signin", Problem: e, Body: s.door(x, x.form("to"))})
 	return nil
 }
 

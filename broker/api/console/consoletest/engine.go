@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -35,20 +36,23 @@ const Me = "human:kim"
 
 // Engine is a broker in memory. Its fields may be changed before it serves.
 type Engine struct {
-	Clock    func() time.Time
-	World    World
-	Passkey  *broker.Passkeys
-	mu       sync.Mutex
-	sessions map[string]ledger.Session
-	keys     []broker.RegisteredKey
-	spent    bool
+	Clock   func() time.Time
+	World   World
+	Passkey *broker.Passkeys
+	SignIn  *broker.SignIns
+	// Providers are who else signs people in.
+	Providers []Provider
+	mu        sync.Mutex
+	sessions  map[string]ledger.Session
+	keys      []broker.RegisteredKey
+	spent     bool
 	// Ended is what was denied, cancelled or revoked, and with which reason.
 	Ended map[string]string
 }
 
 // New returns an engine under an external URL, with the fixtures' world.
 func New(url string, clock func() time.Time) *Engine {
-	return &Engine{Clock: clock, World: Day(clock()), Passkey: broker.NewPasskeys([]string{url}, clock), sessions: map[string]ledger.Session{}, Ended: map[string]string{}}
+	return &Engine{Clock: clock, World: Day(clock()), Passkey: broker.NewPasskeys([]string{url}, clock), SignIn: broker.NewSignIns([]string{url}, clock, &http.Client{Timeout: 10 * time.Second}), sessions: map[string]ledger.Session{}, Ended: map[string]string{}}
 }
 
 // Open makes a session and returns its token.

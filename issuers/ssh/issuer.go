@@ -208,8 +208,11 @@ func (i *issuer) Check(context.Context) ([]issuers.Finding, error) {
 			name, role = "ca "+strconv.Itoa(n+1), "is trusted, but does not sign"
 		}
 		line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(k)), "\n")
-		out = append(out, issuers.Finding{Name: name, OK: true, Detail: role + " (" + ssh.FingerprintSHA256(k) + "); servers trust it by this line: " + line})
+		out = append(out, issuers.Finding{Name: name, OK: true, Detail: role + " (" + ssh.FingerprintSHA256(k) + "); servers trust it by the line " + line})
 	}
+	// The check before a target is written looks at a key that is made for it
+	// alone, and nothing says so to Check.
+	out[0].Detail += " (if the target is only being added, its own key is yet to be made: see mayfly target check)"
 	if i.spec.maxAge == 0 {
 		out = append(out, issuers.Finding{Name: "krl", Warning: true, Detail: "nothing says that servers fetch the revocation list, so a withdrawn certificate counts as good until it expires; where they do, say krl: {max_age: …}"})
 	}

@@ -134,7 +134,7 @@ func (s *Server) startOnFreePort(ctx context.Context, bin string) error {
 		"Port "+strconv.Itoa(s.Port), "ListenAddress "+s.Host, "HostKey "+at("host_key"), "PidFile none",
 		"TrustedUserCAKeys "+at(FileCA), "RevokedKeys "+at(FileKRL), "AuthorizedPrincipalsFile "+at(FilePrincipals),
 		"AuthorizedKeysFile none", "AuthenticationMethods publickey", "UsePAM no", "StrictModes no",
-		"MaxStartups 200:30:400", "MaxAuthTries 20", "LogLevel VERBOSE", "PrintMotd no", "PrintLastLog no")
+		"MaxStartups 200:30:400", "KexAlgorithms curve25519-sha256", "MaxAuthTries 20", "LogLevel VERBOSE", "PrintMotd no", "PrintLastLog no")
 	if _, err := os.Stat(at(FileHostCert)); err == nil {
 		config = append(config, "HostCertificate "+at(FileHostCert))
 	}

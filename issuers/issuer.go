@@ -9,6 +9,7 @@ package issuers
 import (
 	"context"
 	"encoding/json"
+	"iter"
 	"log/slog"
 	"time"
 
@@ -246,4 +247,19 @@ type Sweeper interface {
 type Publisher interface {
 	// Publish returns documents by name: "jwks", "ca", "crl".
 	Publish(ctx context.Context) (map[string][]byte, error)
+}
+
+// RevocationPublisher is implemented by kinds whose verifiers fetch a list of
+// what was withdrawn before its time. The list is made from the ledger and never
+// from what an issuer remembers: it must name what earlier leaders withdrew.
+type RevocationPublisher interface {
+	// PublishRevoked returns documents by name, such as "krl", that name every
+	// lease of withdrawn which a verifier might still accept. The caller hands
+	// over, in any order, all of the target's leases that are ending or have
+	// ended, by expiry or otherwise; it may leave out those whose NotAfter lies
+	// more than an hour in the past. A lease counts from the moment that its end
+	// is committed, before and whether or not Withdraw is called. Of each lease
+	// ID and NotAfter are read. An error means that nothing may be
+	// published: a list that lacks entries would revive them.
+	PublishRevoked(ctx context.Context, withdrawn iter.Seq[Lease]) (map[string][]byte, error)
 }

@@ -105,6 +105,7 @@ var decoders = map[string][]string{
 	"issuers/x509":        {"FuzzCSR", "FuzzSpecAndScope"},
 	"raftstore":           {"FuzzReadStream", "FuzzDecodeJoin", "FuzzFrames", "FuzzDecodeEntry"},
 	"broker/audit/replay": {"FuzzVerify"},
+	"issuers/ssh":         {"FuzzKRL", "FuzzSpecAndScope", "FuzzHolderKey", "FuzzCA"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

@@ -1,0 +1,318 @@
+// Package sshdtest starts private, real OpenSSH servers for tests: own
+// configuration and host key, own free port on 127.0.0.1, run as an ordinary
+// user even when the caller is root, ended by its own process.
+//
+// It never skips: without an installed server it fails and says how to get one.
+// It must know nothing of Mayfly, so that every room can use it.
+package sshdtest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	startTimeout = 20 * time.Second
+	stopTimeout  = 10 * time.Second
+)
+
+// Server is one running sshd. It lets in its own [Server.User] alone, by
+// certificate alone. Its exported fields are set by [Start] and not changed
+// afterwards.
+type Server struct {
+	Host    string // 127.0.0.1
+	Port    int
+	User    string // the account that sshd runs as
+	Dir     string // its files; also the clients' of [Server.Login]
+	HostKey ssh.PublicKey
+
+	as    account
+	lines []string
+	proc  *process
+}
+
+// Names of the files in [Server.Dir] that the configuration points to. Tests
+// replace them with [Server.Write]; sshd reads them at each login.
+const (
+	FileCA         = "ca.pub"     // TrustedUserCAKeys
+	FileKRL        = "revoked"    // RevokedKeys
+	FilePrincipals = "principals" // AuthorizedPrincipalsFile
+	FileHostCert   = "host_key-cert.pub"
+)
+
+// Start runs a server for one test and ends it with the test. lines are added to
+// the configuration; a keyword's first line counts, and they stand first.
+func Start(t testing.TB, lines ...string) *Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	s, err := run(ctx, lines)
+	if err != nil {
+		t.Fatalf("sshdtest: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(s.proc.stop(), os.RemoveAll(s.Dir)); err != nil {
+			t.Errorf("sshdtest: %v", err)
+		}
+	})
+	return s
+}
+
+func run(ctx context.Context, lines []string) (*Server, error) {
+	bin, err := findServer()
+	if err != nil {
+		return nil, err
+	}
+	as, err := chooseAccount()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "sshdtest-")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Host: "127.0.0.1", User: as.name, Dir: dir, as: as, lines: lines}
+	if err := errors.Join(as.own(dir), s.makeHostKey(), s.Write(FileCA, nil), s.Write(FileKRL, nil), s.Write(FilePrincipals, []byte(as.name+"\n"))); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	for range 3 { // another process may take the free port before sshd does
+		if err = s.startOnFreePort(ctx, bin); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return s, nil
+}
+
+func (s *Server) makeHostKey() error {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		return err
+	}
+	s.HostKey = signer.PublicKey()
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		s.Write("host_key", pem.EncodeToMemory(block)),
+		s.Write("host_key.pub", ssh.MarshalAuthorizedKey(s.HostKey)))
+}
+
+func (s *Server) startOnFreePort(ctx context.Context, bin string) error {
+	l, err := net.Listen("tcp", s.Host+":0")
+	if err != nil {
+		return err
+	}
+	s.Port = l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		return err
+	}
+	at := func(name string) string { return filepath.Join(s.Dir, name) }
+	config := append(append([]string{}, s.lines...),
+		"Port "+strconv.Itoa(s.Port), "ListenAddress "+s.Host, "HostKey "+at("host_key"), "PidFile none",
+		"TrustedUserCAKeys "+at(FileCA), "RevokedKeys "+at(FileKRL), "AuthorizedPrincipalsFile "+at(FilePrincipals),
+		"AuthorizedKeysFile none", "AuthenticationMethods publickey", "UsePAM no", "StrictModes no",
+		"MaxStartups 200:30:400", "KexAlgorithms curve25519-sha256", "MaxAuthTries 20", "LogLevel VERBOSE", "PrintMotd no", "PrintLastLog no")
+	if _, err := os.Stat(at(FileHostCert)); err == nil {
+		config = append(config, "HostCertificate "+at(FileHostCert))
+	}
+	if err := s.Write("sshd_config", []byte(strings.Join(config, "\n")+"\n")); err != nil {
+		return err
+	}
+	if s.proc, err = s.as.start(s.Dir, bin, "-D", "-e", "-f", at("sshd_config")); err != nil {
+		return err
+	}
+	return s.ready(ctx)
+}
+
+// ready waits until the server answers, or has ended.
+func (s *Server) ready(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := net.DialTimeout("tcp", s.Addr(), time.Second)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-s.proc.done:
+			return fmt.Errorf("sshd ended at once:\n%s", s.Log())
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("sshd does not answer: %w\n%s", err, s.Log()), s.proc.stop())
+		case <-tick.C:
+		}
+	}
+}
+
+// Restart ends the server and starts it on another port, with the host's
+// certificate if [FileHostCert] has been written.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	bin, err := findServer()
+	if err == nil {
+		err = s.proc.stop()
+	}
+	if err == nil {
+		err = s.startOnFreePort(ctx, bin)
+	}
+	if err != nil {
+		t.Fatalf("sshdtest: %v", err)
+	}
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
+
+// Log is what the server has written, up to 1 MiB.
+func (s *Server) Log() string { return s.proc.output() }
+
+// Write replaces a file in the server's directory, all at once.
+func (s *Server) Write(name string, content []byte) error {
+	fresh := filepath.Join(s.Dir, name+".new")
+	if err := os.WriteFile(fresh, content, 0o600); err != nil {
+		return err
+	}
+	return errors.Join(s.as.own(fresh), os.Rename(fresh, filepath.Join(s.Dir, name)))
+}
+
+// Login is one login with OpenSSH's own client.
+type Login struct {
+	User        string // of the server, when empty
+	PrivateKey  string // PEM
+	Certificate string // the line
+	KnownHosts  string // a known_hosts file; the server's host key, when empty
+	Host        string // the name to look for there; the server's address, when empty
+	Options     []string
+	Command     string
+}
+
+// Run logs in and runs the command. Its output is both streams'; the error says
+// that the client failed or the command did.
+func (s *Server) Run(ctx context.Context, l Login) (string, error) {
+	dir, err := os.MkdirTemp(s.Dir, "client-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if l.KnownHosts == "" {
+		l.KnownHosts = "[" + s.Host + "]:" + strconv.Itoa(s.Port) + " " + string(ssh.MarshalAuthorizedKey(s.HostKey))
+	}
+	if l.User == "" {
+		l.User = s.User
+	}
+	args := []string{"-F", "none", "-p", strconv.Itoa(s.Port), "-i", filepath.Join(dir, "key"),
+		"-o", "CertificateFile=" + filepath.Join(dir, "key-cert.pub"), "-o", "UserKnownHostsFile=" + filepath.Join(dir, "hosts"),
+		"-o", "GlobalKnownHostsFile=none", "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none",
+		"-o", "BatchMode=yes", "-o", "ConnectTimeout=10"}
+	if l.Host != "" {
+		args = append(args, "-o", "HostKeyAlias="+l.Host)
+	}
+	args = append(append(args, l.Options...), l.User+"@"+s.Host, l.Command)
+	for name, text := range map[string]string{"key": l.PrivateKey, "key-cert.pub": l.Certificate, "hosts": l.KnownHosts} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return "", err
+		}
+	}
+	out, err := exec.CommandContext(ctx, "ssh", args...).CombinedOutput()
+	return string(out), err
+}
+
+// Keygen runs ssh-keygen with those files in a directory of their own, which is
+// its working directory.
+func Keygen(t testing.TB, files map[string][]byte, args ...string) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "ssh-keygen", args...)
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=" + dir}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func findServer() (string, error) {
+	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, "sshd")); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("no OpenSSH server is installed: run make setup, or apt-get install -y --no-install-recommends openssh-server")
+}
+
+// account is the user a server runs as. An sshd without root's rights lets in
+// that user alone, and runs its shell.
+type account struct {
+	name     string
+	change   bool
+	uid, gid int
+	// groups besides: tty, where there is one, because sshd gives a terminal to
+	// that group, which only its members may do.
+	groups []uint32
+}
+
+func chooseAccount() (account, error) {
+	if os.Getuid() != 0 {
+		u, err := user.Current()
+		if err != nil {
+			return account{}, err
+		}
+		return account{name: u.Username}, nil
+	}
+	passwd, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		return account{}, err
+	}
+	for line := range strings.Lines(string(passwd)) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) != 7 || !strings.HasSuffix(f[6], "sh") {
+			continue
+		}
+		uid, err1 := strconv.Atoi(f[2])
+		gid, err2 := strconv.Atoi(f[3])
+		if err1 == nil && err2 == nil && uid != 0 {
+			a := account{name: f[0], change: true, uid: uid, gid: gid}
+			if g, err := user.LookupGroup("tty"); err == nil {
+				if n, err := strconv.ParseUint(g.Gid, 10, 32); err == nil {
+					a.groups = []uint32{uint32(n)}
+				}
+			}
+			return a, nil
+		}
+	}
+	return account{}, errors.New("as root, an ordinary user with a shell is needed to run sshd as, and there is none: run the tests as an ordinary user, or install PostgreSQL, whose user will do")
+}
+
+func (a account) own(path string) error {
+	if !a.change {
+		return nil
+	}
+	return os.Chown(path, a.uid, a.gid)
+}

@@ -101,6 +101,7 @@ var decoders = map[string][]string{
 	"broker/policy":    {"FuzzCompile", "FuzzCases"},
 	"broker/seal":      {"FuzzParseKeyring", "FuzzParseShare"},
 	"issuers/jwt":      {"FuzzSpec", "FuzzHolderKey"},
+	"issuers/mysql":    {"FuzzCompile", "FuzzVersion"},
 	"issuers/postgres": {"FuzzCompile", "FuzzMark"},
 	"issuers/x509":     {"FuzzCSR", "FuzzSpecAndScope"},
 	"raftstore":        {"FuzzReadStream", "FuzzDecodeJoin", "FuzzFrames", "FuzzDecodeEntry"},

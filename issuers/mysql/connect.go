@@ -70,7 +70,10 @@ func tlsConfig(s spec) (*tls.Config, error) {
 	if s.TLS.Mode == tlsDisable {
 		return nil, nil
 	}
-	c := &tls.Config{ServerName: s.host, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{ServerName: s.TLS.ServerName, MinVersion: tls.VersionTLS12}
+	if c.ServerName == "" {
+		c.ServerName = s.host
+	}
 	ca := []byte(s.TLS.CA)
 	if s.TLS.CAFile != "" {
 		var err error
@@ -82,18 +85,6 @@ func tlsConfig(s spec) (*tls.Config, error) {
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(ca) {
 			return nil, errors.New("mysql: tls: the CA holds no PEM certificate")
-		}
-	}
-	if s.TLS.Mode == tlsVerifyCA {
-		c.InsecureSkipVerify = true // the name alone; the chain is verified here
-		roots := c.RootCAs
-		c.VerifyConnection = func(state tls.ConnectionState) error {
-			o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
-			for _, cert := range state.PeerCertificates[1:] {
-				o.Intermediates.AddCert(cert)
-			}
-			_, err := state.PeerCertificates[0].Verify(o)
-			return err
 		}
 	}
 	return c, nil

@@ -186,20 +186,19 @@ func (is *Issuer) undo(ctx context.Context, c *conn, a *account, err error) erro
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	var swept bool
+	var early bool
 	e := c.run(ctx, c.sessionSQL(), "DROP USER IF EXISTS "+at(a.lease.Name, union(a.hosts, a.drop)))
 	if e == nil {
 		_, e = c.ExecContext(ctx, "DELETE FROM "+schemaName+".leases WHERE name = ? AND state = ?", a.lease.Name, stateMaking)
 	}
 	if e == nil && a.scopeRole != "" {
-		var ready int
-		e = c.QueryRowContext(ctx, "SELECT COUNT(*) FROM "+schemaName+".scopes WHERE name = ? AND state = ?", a.scopeRole, scopeReady).Scan(&ready)
-		swept = ready == 0
+		// a guard that failed before the deadline failed because of the role
+		e = c.QueryRowContext(ctx, "SELECT "+a.inTime(c.dialect)).Scan(&early)
 	}
 	if e != nil {
 		return &issuers.Error{Kind: issuers.Unknown, Detail: "mint " + a.lease.Name + " failed, and what it made could not be removed", Err: errors.Join(err, e)}
 	}
-	if code := codeOf(err); code == codeInvalidRole || code == codeUnknownRole || code == codeGuard && swept {
+	if code := codeOf(err); code == codeInvalidRole || code == codeUnknownRole || code == codeGuard && early {
 		is.pooled.forget(a.scopeRole)
 		return errNotReady
 	}

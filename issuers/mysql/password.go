@@ -3,7 +3,7 @@ package mysql
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // the protocol's own; the password is random
+	"crypto/sha1" // what mysql_native_password is made of
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/base64"

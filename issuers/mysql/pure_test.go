@@ -57,7 +57,7 @@ func TestSpecDefaultsAndRefusals(t *testing.T) {
 		"host too long":        {"hosts": []string{strings.Repeat("h", 61)}},
 		"nine hosts":           {"hosts": strings.Split("a b c d e f g h i", " ")},
 		"plain far away":       {"tls": map[string]any{"mode": "disable"}},
-		"verify-ca without CA": {"tls": map[string]any{"mode": "verify-ca"}},
+		"no verify-ca":         {"tls": map[string]any{"mode": "verify-ca"}},
 		"both CAs":             {"tls": map[string]any{"ca": "x", "ca_file": "y"}},
 		"ssl without TLS":      {"address": "127.0.0.1:3306", "tls": map[string]any{"mode": "disable"}, "require": "ssl"},
 		"unknown plugin":       {"auth": "mysql_old_password"},

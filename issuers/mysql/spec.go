@@ -29,7 +29,6 @@ const (
 // TLS modes a spec can name. There is none that encrypts without verifying.
 const (
 	tlsDisable    = "disable"
-	tlsVerifyCA   = "verify-ca"
 	tlsVerifyFull = "verify-full"
 )
 
@@ -79,6 +78,9 @@ type tlsSpec struct {
 	Mode   string `json:"mode"`
 	CA     string `json:"ca"`      // PEM
 	CAFile string `json:"ca_file"` // on the broker's nodes
+	// ServerName is what the server's certificate is for, if not the address's
+	// host.
+	ServerName string `json:"server_name"`
 }
 
 func parseSpec(raw json.RawMessage) (spec, error) {
@@ -86,7 +88,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	dec.DisallowUnknownFields()
 	var s spec
 	if err := dec.Decode(&s); err != nil {
-		return s, fmt.Errorf("mysql: %w; allowed keys are address, database, databases, hosts, tls (mode, ca, ca_file), admin (username), "+
+		return s, fmt.Errorf("mysql: %w; allowed keys are address, database, databases, hosts, tls (mode, ca, ca_file, server_name), admin (username), "+
 			"auth, require, grants, max_pooled_scopes, max_connections", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -195,23 +197,20 @@ func (s *spec) checkTLS() error {
 	switch s.TLS.Mode {
 	case "":
 		s.TLS.Mode = tlsVerifyFull
-	case tlsVerifyCA, tlsVerifyFull:
+	case tlsVerifyFull:
 	case tlsDisable:
 		if ip := net.ParseIP(s.host); s.host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			return fmt.Errorf("tls.mode: disable is allowed for loopback addresses alone, and %q is none; use verify-full", s.host)
 		}
-		if s.TLS.CA != "" || s.TLS.CAFile != "" {
-			return errors.New("tls: a CA has no meaning with mode disable")
+		if s.TLS.CA != "" || s.TLS.CAFile != "" || s.TLS.ServerName != "" {
+			return errors.New("tls: a CA or server_name has no meaning with mode disable")
 		}
 		return nil
 	default:
-		return fmt.Errorf("tls.mode: %q; allowed are verify-full, verify-ca, and disable for loopback addresses", s.TLS.Mode)
+		return fmt.Errorf("tls.mode: %q; allowed are verify-full (with server_name where the certificate is for another name), and disable for loopback addresses", s.TLS.Mode)
 	}
 	if s.TLS.CA != "" && s.TLS.CAFile != "" {
 		return errors.New("tls: give ca or ca_file, not both")
-	}
-	if s.TLS.Mode == tlsVerifyCA && s.TLS.CA == "" && s.TLS.CAFile == "" {
-		return errors.New("tls: verify-ca needs ca or ca_file, or any certificate of a public CA would do")
 	}
 	return nil
 }

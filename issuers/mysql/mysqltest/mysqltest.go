@@ -127,7 +127,7 @@ func (s *Server) create(ctx context.Context, dir string, o options) error {
 	_, _ = rand.Read(random[:]) // never fails
 	s.Password = hex.EncodeToString(random[:])
 	initFile := filepath.Join(dir, "init.sql")
-	script := fmt.Sprintf("CREATE OR REPLACE USER %s@'127.0.0.1' IDENTIFIED BY '%s';\nGRANT ALL ON *.* TO %[1]s@'127.0.0.1' WITH GRANT OPTION;\n", AdminUser, s.Password)
+	script := fmt.Sprintf("CREATE USER IF NOT EXISTS %s@'127.0.0.1' IDENTIFIED BY '%s';\nGRANT ALL ON *.* TO %[1]s@'127.0.0.1' WITH GRANT OPTION;\n", AdminUser, s.Password)
 	if err := s.as.writeFile(initFile, []byte(script)); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package mysql
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -211,18 +210,23 @@ func (c *examination) hosts(ctx context.Context) error {
 // strangers warns of what lets more in than was granted, or less.
 func (c *examination) strangers(ctx context.Context) error {
 	anonymous, err := c.conn.list(ctx, "SELECT Host FROM "+c.conn.accounts()+" WHERE User = '' AND Host <> ''")
-	if denied(err) {
-		return nil // already a finding
-	}
-	if err != nil {
+	switch {
+	case denied(err): // already a finding
+	case err != nil:
 		return err
+	default:
+		detail, fix := "there are none", ""
+		if len(anonymous) > 0 {
+			detail = fmt.Sprintf("%d accounts without a name stand before ours for clients from their hosts (%s), who then cannot log in", len(anonymous), strings.Join(anonymous[:min(len(anonymous), 5)], ", "))
+			fix = "DROP USER " + at("", anonymous)
+		}
+		c.warn("anonymous accounts", len(anonymous) == 0, detail, fix)
 	}
-	detail, fix := "there are none", ""
-	if len(anonymous) > 0 {
-		detail = fmt.Sprintf("%d accounts without a name stand before ours for clients from their hosts (%s), who then cannot log in", len(anonymous), strings.Join(anonymous[:min(len(anonymous), 5)], ", "))
-		fix = "DROP USER " + at("", anonymous)
-	}
-	c.warn("anonymous accounts", len(anonymous) == 0, detail, fix)
+	return c.everybody(ctx)
+}
+
+// everybody warns of what any account may do besides its scope.
+func (c *examination) everybody(ctx context.Context) error {
 	public, err := c.conn.list(ctx, "SELECT Db FROM mysql.db WHERE User IN ('', 'PUBLIC')")
 	switch {
 	case denied(err):
@@ -231,18 +235,25 @@ func (c *examination) strangers(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	detail = "there are none"
+	detail := "there are none"
 	if len(public) > 0 {
 		detail = "every account may use " + strings.Join(public[:min(len(public), 5)], ", ") + " besides its scope, and may leave views and routines there"
 	}
 	c.warn("grants to everybody", len(public) == 0, detail, "")
-	var galera []string
-	if !c.conn.mysql {
-		if galera, err = c.conn.list(ctx, "SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON' AND variable_value = 'ON'"); err != nil && !errors.Is(err, context.Canceled) {
-			return err
-		}
+	return c.galera(ctx)
+}
+
+// galera warns of a cluster whose nodes share accounts, but neither locks nor
+// sessions.
+func (c *examination) galera(ctx context.Context) error {
+	if c.conn.mysql {
+		return nil
 	}
-	if len(galera) > 0 {
+	on, err := c.conn.list(ctx, "SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON' AND variable_value = 'ON'")
+	if err != nil {
+		return err
+	}
+	if len(on) > 0 {
 		c.warn("galera", false, "named locks and process lists belong to one node of the cluster: the address must be one node's, or a proxy that sends this account to one node at a time", "")
 	}
 	return nil

@@ -315,9 +315,9 @@ func TestCrashPoints(t *testing.T) {
 		state, then string
 		remint      bool
 	}{
-		"a row alone":                   {"making", "", true},
-		"an account without its grants": {"making", user, true},
-		"an account not called made":    {"making", user + "GRANT SELECT ON " + f.database + ".* TO %[1]s", true},
+		"a row alone":                   {"open", "", true},
+		"an account without its grants": {"open", user, true},
+		"an account nobody heard of":    {"open", user + "GRANT SELECT ON " + f.database + ".* TO %[1]s", true},
 		"an account that is shut":       {"ending", user + "ALTER USER %[1]s ACCOUNT LOCK", false},
 		"an account that is to be shut": {"ending", user, false},
 		"a row that outlived it":        {"ending", "", false},

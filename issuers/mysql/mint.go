@@ -143,15 +143,15 @@ func (a *account) reserve(ctx context.Context, c *conn) error {
 		guard("GET_LOCK("+quote(leaseLock(a.lease.ID))+", "+c.lockSeconds(left)+") = 1"),
 		guard(a.inTime(c.dialect)+" AND NOT EXISTS (SELECT 1 FROM "+c.accounts()+" WHERE User = "+quote(a.lease.Name)+" AND Host IN ("+quoteAll(a.hosts)+"))"),
 		fmt.Sprintf("INSERT INTO %s.leases (name, lease, generation, term, state, hosts, scope, definer, deadline, expires, made) VALUES (%s, %s, %d, %d, %s, %s, %s, %t, %s, %s, UTC_TIMESTAMP(6))",
-			schemaName, quote(a.lease.Name), quote(a.lease.ID), a.lease.Generation, a.term, quote(stateMaking), quote(strings.Join(a.hosts, ",")), quote(a.scopeRole),
+			schemaName, quote(a.lease.Name), quote(a.lease.ID), a.lease.Generation, a.term, quote(stateOpen), quote(strings.Join(a.hosts, ",")), quote(a.scopeRole),
 			a.grants.definer, quote(serverTime(a.deadline.Add(c.offset))), quote(serverTime(a.lease.NotAfter))))
 }
 
 // serverTime formats an instant for a DATETIME(6) in UTC.
 func serverTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000000") }
 
-// write makes the account and says so in its row. The guards stand before what
-// is made and before it is called made.
+// write makes the account. A guard stands before what is made, and one after
+// everything that can wait.
 func (is *Issuer) write(ctx context.Context, c *conn, a *account, replaces bool) error {
 	before := a.inTime(c.dialect)
 	if a.scopeRole != "" {
@@ -172,9 +172,7 @@ func (is *Issuer) write(ctx context.Context, c *conn, a *account, replaces bool)
 		}
 		statements = append(statements, grants...)
 	}
-	statements = append(statements, guard(a.inTime(c.dialect)),
-		fmt.Sprintf("UPDATE %s.leases SET state = %s WHERE name = %s", schemaName, quote(stateMade), quote(a.lease.Name)))
-	return c.run(ctx, statements...)
+	return c.run(ctx, append(statements, guard(a.inTime(c.dialect)))...)
 }
 
 // undo removes what a failed mint has made, under the lock that the connection
@@ -189,7 +187,7 @@ func (is *Issuer) undo(ctx context.Context, c *conn, a *account, err error) erro
 	var early bool
 	e := c.run(ctx, c.sessionSQL(), "DROP USER IF EXISTS "+at(a.lease.Name, union(a.hosts, a.drop)))
 	if e == nil {
-		_, e = c.ExecContext(ctx, "DELETE FROM "+schemaName+".leases WHERE name = ? AND state = ?", a.lease.Name, stateMaking)
+		_, e = c.ExecContext(ctx, "DELETE FROM "+schemaName+".leases WHERE name = ? AND state = ?", a.lease.Name, stateOpen)
 	}
 	if e == nil && a.scopeRole != "" {
 		// a guard that failed before the deadline failed because of the role

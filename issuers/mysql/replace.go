@@ -59,7 +59,7 @@ func (a *account) takeOver(ctx context.Context, c *conn) error {
 	}
 	a.drop = r.hosts // the target may name others by now
 	_, err = c.ExecContext(ctx, "UPDATE "+schemaName+".leases SET generation = ?, term = ?, state = ?, hosts = ?, scope = ?, definer = definer OR ?, deadline = ?, "+
-		"expires = GREATEST(expires, ?) WHERE name = ?", a.lease.Generation, a.term, stateMaking, strings.Join(union(a.hosts, a.drop), ","), a.scopeRole, a.grants.definer,
+		"expires = GREATEST(expires, ?) WHERE name = ?", a.lease.Generation, a.term, stateOpen, strings.Join(union(a.hosts, a.drop), ","), a.scopeRole, a.grants.definer,
 		serverTime(a.deadline.Add(c.offset)), serverTime(a.lease.NotAfter), a.lease.Name)
 	return err
 }

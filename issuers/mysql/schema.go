@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// States of a lease's row. Only an account whose row is open bears our mark.
+// States of a lease's row. That an account was made is not written: it would cost
+// one more wait for the disk, and decide nothing.
 const (
-	stateMaking = "making" // the account is being made, or its maker died
-	stateMade   = "made"
+	stateOpen   = "open"
 	stateEnding = "ending" // nothing may be minted under it any more
 )
 

@@ -54,6 +54,7 @@ Examples:
   mayfly target add postgres db.internal:5432 --name orders --username mayfly --database orders --password-file pw
   mayfly target add postgres postgres://mayfly@db.internal/orders --name orders --tls-ca-file ca.pem
   mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
+  mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
@@ -116,7 +117,10 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 	if err != nil {
 		return err
 	}
-	show := func(waits bool) error { return s.showTarget(name, c.String("grant"), permit, report, answer, waits) }
+	kind, _ := draft.spec["type"].(string)
+	show := func(waits bool) error {
+		return s.showTarget(kind, name, c.String("grant"), permit, report, answer, waits)
+	}
 	if answer.GrantID == "" || answer.DryRun {
 		return show(false)
 	}
@@ -147,7 +151,7 @@ func (s *shell) refuseTarget(name string, report wire.TargetReport) error {
 	return &failure{code: exitFailed, kind: client.KindUpstream, word: "target_refused", detail: fmt.Sprintf("target %s was not written: the check failed", name), next: next}
 }
 
-func (s *shell) showTarget(name, group, permit string, report wire.TargetReport, answer wire.ApplyAnswer, waits bool) error {
+func (s *shell) showTarget(kind, name, group, permit string, report wire.TargetReport, answer wire.ApplyAnswer, waits bool) error {
 	roles := []string{}
 	for _, r := range report.Roles {
 		roles = append(roles, r.Name)
@@ -177,22 +181,18 @@ func (s *shell) showTarget(name, group, permit string, report wire.TargetReport,
 		}
 		p.line(strings.TrimRight(permit, "\n"))
 		if len(roles) > 0 {
-			p.line("\nThen: " + tryOut(report.Roles[0]))
+			p.line("\nThen: " + tryOut(kind, report.Roles[0]))
 		}
 	})
 }
 
 // tryOut is the command by which somebody sees the role work.
-func tryOut(role wire.Object) string {
-	var spec struct {
-		Scope []struct {
-			Type string `json:"type"`
-		} `json:"scope"`
-	}
-	// A role of another shape is asked for all the same.
-	_ = json.Unmarshal(role.Spec, &spec)
-	if len(spec.Scope) > 0 && spec.Scope[0].Type == "database" {
+func tryOut(kind string, role wire.Object) string {
+	switch kind {
+	case "postgres":
 		return "mayfly exec " + role.Name + " -- psql"
+	case "mysql": // its clients take user and database as arguments alone
+		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
 	return "mayfly request " + role.Name + " --purpose 'trying it out'"
 }
@@ -246,9 +246,15 @@ type draft struct {
 // defaultPorts of kinds that are reached over the network.
 var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis": "6379", "rabbitmq": "15671"}
 
+// defaultDatabases of kinds that have one which is not the server's own.
+var defaultDatabases = map[string]string{"postgres": "postgres"}
+
 func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error) {
-	if kind == "postgresql" {
+	switch kind {
+	case "postgresql":
 		kind = "postgres"
+	case "mariadb":
+		kind = "mysql"
 	}
 	d := draft{spec: map[string]any{"type": kind}}
 	if port, ok := defaultPorts[kind]; ok {
@@ -299,7 +305,10 @@ func (s *shell) draftDatabase(c *cli.Context, d *draft, kind, address, port stri
 	user := or(c.String("username"), or(at.user, "mayfly"))
 	d.spec["admin"] = map[string]any{"username": user}
 	if kind == "postgres" || kind == "mysql" {
-		d.spec["database"] = or(c.String("database"), or(at.database, kind))
+		d.spec["database"] = or(c.String("database"), or(at.database, defaultDatabases[kind]))
+		if d.spec["database"] == "" {
+			return usage("on which database? give --database D")
+		}
 	}
 	tls := map[string]any{"mode": or(c.String("tls-mode"), or(at.tls, guessTLS(at.host, c.String("tls-ca-file"))))}
 	if f := c.String("tls-ca-file"); f != "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
+	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/ssh"
 	"github.com/mayfly-broker/mayfly/issuers/x509"
@@ -13,6 +14,7 @@ import (
 func targetKinds() []issuers.Kind {
 	return []issuers.Kind{
 		postgres.Kind{},
+		mysql.Kind{},
 		jwt.Kind{},
 		x509.Kind{},
 		ssh.Kind{},

@@ -34,6 +34,7 @@ var may = map[string]struct {
 	"issuers/issuertest":      {product: []string{"issuers", "scope", "secret"}, why: "the suite every issuer runs"},
 	"issuers/postgres/pgtest": {why: "starts servers for every room's tests"},
 	"issuers/ssh/sshdtest":    {why: "starts servers for every room's tests"},
+	"issuers/mysql/mysqltest": {why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
@@ -159,8 +160,10 @@ var owns = map[string][]string{
 	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
 	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
+	"github.com/go-sql-driver/mysql":       {"issuers/mysql", "issuers/mysql/mysqltest"},
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
 	"os/exec":                              {"cmd/mayfly", "issuers/postgres/pgtest", "issuers/ssh/sshdtest", "scripts/tally"},
+	"os/exec":                              {"cmd/mayfly", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "scripts/tally"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2

@@ -106,6 +106,7 @@ var decoders = map[string][]string{
 	"raftstore":           {"FuzzReadStream", "FuzzDecodeJoin", "FuzzFrames", "FuzzDecodeEntry"},
 	"broker/audit/replay": {"FuzzVerify"},
 	"issuers/ssh":         {"FuzzKRL", "FuzzSpecAndScope", "FuzzHolderKey", "FuzzCA"},
+	"issuers/mysql":       {"FuzzCompile", "FuzzVersion"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

@@ -4,6 +4,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
+	"github.com/mayfly-broker/mayfly/issuers/redis"
 	"github.com/mayfly-broker/mayfly/issuers/x509"
 )
 
@@ -14,5 +15,6 @@ func targetKinds() []issuers.Kind {
 		postgres.Kind{},
 		jwt.Kind{},
 		x509.Kind{},
+		redis.Kind{},
 	}
 }

@@ -33,6 +33,7 @@ var may = map[string]struct {
 	"issuers":                 {product: []string{"scope", "secret"}, why: "the interface that broker and issuers share"},
 	"issuers/issuertest":      {product: []string{"issuers", "scope", "secret"}, why: "the suite every issuer runs"},
 	"issuers/postgres/pgtest": {why: "starts servers for every room's tests"},
+	"issuers/redis/redistest": {why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
@@ -150,8 +151,9 @@ var owns = map[string][]string{
 	"github.com/danielgtaylor/huma/v2":     {"broker/api"},
 	"github.com/urfave/cli/v2":             {"cmd/mayfly"},
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
+	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
-	"os/exec":                              {"cmd/mayfly", "issuers/postgres/pgtest", "scripts/tally"},
+	"os/exec":                              {"cmd/mayfly", "issuers/postgres/pgtest", "issuers/redis/redistest", "scripts/tally"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2

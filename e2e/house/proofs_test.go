@@ -102,6 +102,7 @@ var decoders = map[string][]string{
 	"broker/seal":      {"FuzzParseKeyring", "FuzzParseShare"},
 	"issuers/jwt":      {"FuzzSpec", "FuzzHolderKey"},
 	"issuers/postgres": {"FuzzCompile", "FuzzMark"},
+	"issuers/redis":    {"FuzzCompile", "FuzzClusterNodes"},
 	"issuers/x509":     {"FuzzCSR", "FuzzSpecAndScope"},
 	"raftstore":        {"FuzzReadStream", "FuzzDecodeJoin", "FuzzFrames", "FuzzDecodeEntry"},
 }

@@ -15,9 +15,8 @@ import (
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
-// cutter is a proxy that stops a client's bytes from the first message on that
-// holds a word, and lets them go when told to: a transaction that is stuck in the
-// socket of a leader nobody hears of any more.
+// throughCutter is the fixture with a cutter before its server: a message that
+// is stuck in the socket of a leader nobody hears of any more.
 func throughCutter(t *testing.T, f *fixture, word string) (*fixture, *cutter) {
 	t.Helper()
 	p := newCutter(t, f.server.Address(), word)
@@ -223,5 +222,16 @@ func TestLeaseCannotKeepAGateOpen(t *testing.T) {
 	p.waitDelivered(t)
 	if f.exists(l.Name) {
 		t.Fatal("hazard 8: a lease kept a gate open past the deadline")
+	}
+}
+
+func TestCommandThatTheServerLacksIsABadScope(t *testing.T) {
+	f := newFixture(t, shared)
+	is := f.open(1)
+	l := lease(allow([]string{"read", "cmd:nosuch.command"}))
+	_, err := is.Mint(t.Context(), l)
+	wantKind(t, err, issuers.BadScope)
+	if f.exists(l.Name) {
+		t.Error("a refused scope left a user behind")
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -291,10 +290,12 @@ func (is *Issuer) commit(ctx context.Context, u *user, n node, cn *goredis.Conn,
 	return nil
 }
 
-// mintError tells a command or category that this server does not have.
+// mintError classifies what the transaction answered. The rules are this
+// package's own but for the commands that a scope names one by one: where the
+// server refuses a rule (ERR), it has no such command.
 func mintError(what string, err error) *issuers.Error {
-	if _, said := answered(err); said && strings.Contains(err.Error(), "Unknown command or category") {
-		return &issuers.Error{Kind: issuers.BadScope, Detail: "the scope names a command that this server does not have"}
+	if word, _ := answered(err); word == "ERR" {
+		return &issuers.Error{Kind: issuers.BadScope, Detail: "the scope names a command that this server does not have", Err: err}
 	}
 	return sentError(what, err)
 }

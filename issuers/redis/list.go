@@ -47,7 +47,7 @@ func (is *Issuer) listOn(ctx context.Context, n node, marks map[string]mark) err
 		return err
 	}
 	names = slices.DeleteFunc(names, func(s string) bool { return !userPattern.MatchString(s) })
-	for chunk := range slices.Chunk(names, batchSize) {
+	for chunk := range slices.Chunk(names, lookSize) {
 		pipe := l.end.Pipeline()
 		cmds := make([]*goredis.Cmd, len(chunk))
 		for i, name := range chunk {

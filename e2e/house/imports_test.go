@@ -35,6 +35,7 @@ var may = map[string]struct {
 	"issuers/postgres/pgtest": {why: "starts servers for every room's tests"},
 	"issuers/ssh/sshdtest":    {why: "starts servers for every room's tests"},
 	"issuers/mysql/mysqltest": {why: "starts servers for every room's tests"},
+	"issuers/redis/redistest": {why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
@@ -162,8 +163,9 @@ var owns = map[string][]string{
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
 	"github.com/go-sql-driver/mysql":       {"issuers/mysql", "issuers/mysql/mysqltest"},
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
-	"os/exec":                              {"cmd/mayfly", "issuers/postgres/pgtest", "issuers/ssh/sshdtest", "scripts/tally"},
-	"os/exec":                              {"cmd/mayfly", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "scripts/tally"},
+	"os/exec":                              {"cmd/mayfly", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "issuers/redis/redistest", "issuers/ssh/sshdtest", "scripts/tally"},
+	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
+	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2

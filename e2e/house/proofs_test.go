@@ -107,6 +107,7 @@ var decoders = map[string][]string{
 	"broker/audit/replay": {"FuzzVerify"},
 	"issuers/ssh":         {"FuzzKRL", "FuzzSpecAndScope", "FuzzHolderKey", "FuzzCA"},
 	"issuers/mysql":       {"FuzzCompile", "FuzzVersion"},
+	"issuers/redis":       {"FuzzCompile", "FuzzClusterNodes"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

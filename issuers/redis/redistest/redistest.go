@@ -1,0 +1,237 @@
+// Package redistest starts private, real Redis servers for tests and
+// benchmarks: alone, watched by Sentinels, or as a cluster. Each has its own
+// directory and free port on 127.0.0.1, runs as an ordinary user even when the
+// caller is root, and is ended by its own process.
+//
+// It never skips: without an installed server it fails and says how to get one.
+// It must know nothing of Mayfly, so that every room can use it.
+package redistest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// AdminUser is the user with every right on every server. The user default is off.
+const AdminUser = "admin"
+
+// startTimeout bounds a start; a loaded machine needs it.
+const startTimeout = 30 * time.Second
+
+// Server is one running redis-server or redis-sentinel. Its exported fields are
+// set by the start and not changed afterwards.
+type Server struct {
+	Host     string // 127.0.0.1
+	Port     int
+	Password string // of AdminUser
+	Dir      string // its configuration, ACL file and data
+	CAPEM    string // the CA that signed the server's certificate; empty without TLS
+
+	program string
+	busPort int // of a cluster
+	tls     *authority
+	proc    *process
+}
+
+// Option changes how a server is started.
+type Option func(*options)
+
+type options struct {
+	lines    []string
+	tls      bool
+	aclFile  bool
+	password string
+	cluster  bool
+}
+
+// Config puts lines into redis.conf.
+func Config(lines ...string) Option { return func(o *options) { o.lines = append(o.lines, lines...) } }
+
+// TLS gives the server a certificate for 127.0.0.1 and localhost from a CA of its
+// own, and no port without TLS.
+func TLS() Option { return func(o *options) { o.tls = true } }
+
+// ACLFile keeps the server's users in a file of their own, users.acl.
+func ACLFile() Option { return func(o *options) { o.aclFile = true } }
+
+// Start runs a server for one test and ends it with the test. A package that
+// needs one server for all its tests uses [Run] in TestMain.
+func Start(t testing.TB, opts ...Option) *Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	s, err := Run(ctx, opts...)
+	if err != nil {
+		t.Fatalf("redistest: %v", err)
+	}
+	s.closeWith(t)
+	return s
+}
+
+func (s *Server) closeWith(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("redistest: %v", err)
+		}
+	})
+}
+
+// Run starts a server. The caller ends it with [Server.Close]. ctx bounds the
+// start alone.
+func Run(ctx context.Context, opts ...Option) (*Server, error) {
+	var o options
+	for _, f := range opts {
+		f(&o)
+	}
+	if o.password == "" {
+		o.password = rand.Text()
+	}
+	dir, err := prepareDir()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Host: "127.0.0.1", Password: o.password, Dir: dir, program: "redis-server"}
+	// another process may take the free port before the server does
+	for range 3 {
+		if err = s.configure(o); err == nil {
+			if err = s.StartAgain(ctx); err == nil {
+				return s, nil
+			}
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(err, os.RemoveAll(dir))
+}
+
+// configure writes redis.conf.
+func (s *Server) configure(o options) error {
+	var err error
+	if s.Port, err = freePort(); err != nil {
+		return err
+	}
+	lines := []string{"bind 127.0.0.1", "protected-mode no", "dir " + s.Dir, `save ""`, "appendonly no", "databases 4"}
+	if o.tls {
+		if s.tls, err = newAuthority(s.Dir); err != nil {
+			return err
+		}
+		s.CAPEM = s.tls.pem
+		lines = append(lines, "port 0", "tls-port "+strconv.Itoa(s.Port), "tls-auth-clients no", "tls-cert-file "+s.tls.cert, "tls-key-file "+s.tls.key, "tls-ca-cert-file "+s.tls.ca)
+	} else {
+		lines = append(lines, "port "+strconv.Itoa(s.Port))
+	}
+	if o.cluster {
+		if s.busPort, err = freePort(); err != nil {
+			return err
+		}
+		lines = append(lines, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 3000", "cluster-port "+strconv.Itoa(s.busPort))
+	}
+	users := []string{"user default off", "user " + AdminUser + " on >" + s.Password + " ~* &* +@all"}
+	if o.aclFile {
+		file := filepath.Join(s.Dir, "users.acl")
+		if err := writeFile(file, strings.Join(users, "\n")+"\n"); err != nil {
+			return err
+		}
+		users = []string{"aclfile " + file}
+	}
+	lines = append(append(lines, users...), o.lines...)
+	return writeFile(s.config(), strings.Join(lines, "\n")+"\n")
+}
+
+func (s *Server) config() string { return filepath.Join(s.Dir, "redis.conf") }
+
+// StartAgain starts the server after [Server.Stop] or [Server.Kill], on the same
+// port, configuration and data.
+func (s *Server) StartAgain(ctx context.Context) error {
+	p, err := start(s.program, s.config())
+	if err != nil {
+		return err
+	}
+	s.proc = p
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := s.waitReady(ctx); err != nil {
+		return errors.Join(err, p.stop(syscall.SIGKILL))
+	}
+	return nil
+}
+
+func (s *Server) waitReady(ctx context.Context) error {
+	c := s.Client()
+	defer func() { _ = c.Close() }()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := c.Ping(ctx).Err()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.proc.done:
+			return fmt.Errorf("%s ended while starting:\n%s", s.program, s.proc.output())
+		case <-ctx.Done():
+			return fmt.Errorf("%s did not become ready: %w\n%s", s.program, err, s.proc.output())
+		case <-tick.C:
+		}
+	}
+}
+
+// Stop ends the server and keeps its files.
+func (s *Server) Stop() error { return s.proc.stop(syscall.SIGTERM) }
+
+// Kill ends the server without warning and keeps its files.
+func (s *Server) Kill() error { return s.proc.stop(syscall.SIGKILL) }
+
+// Signal sends a signal: SIGSTOP makes a server that hangs rather than fails.
+func (s *Server) Signal(sig syscall.Signal) error { return s.proc.cmd.Process.Signal(sig) }
+
+// Close ends the server and removes its files.
+func (s *Server) Close() error { return errors.Join(s.Stop(), os.RemoveAll(s.Dir)) }
+
+// Address returns host:port.
+func (s *Server) Address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
+
+// Options are those of a client that logs in as a user; it neither retries nor
+// asks for more than the server's own version has.
+func (s *Server) Options(user, password string) *goredis.Options {
+	o := &goredis.Options{
+		Addr: s.Address(), Username: user, Password: password, Protocol: 2, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1,
+		PoolSize: 4, PipelinePoolSize: -1, ContextTimeoutEnabled: true, DialTimeout: 2 * time.Second,
+	}
+	if s.tls != nil {
+		o.TLSConfig = s.tls.client()
+	}
+	return o
+}
+
+// Client returns the admin's client; the caller closes it.
+func (s *Server) Client() *goredis.Client {
+	user := AdminUser
+	password := s.Password
+	if s.program != "redis-server" {
+		user, password = "", ""
+	}
+	return goredis.NewClient(s.Options(user, password))
+}
+
+// Admin returns the admin's client, closed with the test.
+func (s *Server) Admin(t testing.TB) *goredis.Client {
+	t.Helper()
+	c := s.Client()
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -431,4 +432,58 @@ func (e *Engine) Publish(ctx context.Context, document string) ([]byte, error) {
 		}
 	}
 	return json.Marshal(set)
+}
+
+// revokedFor is how far back the leases are looked at that may stand in a
+// revocation list: the longest max_ttl of any kind that has one, and an hour for
+// verifiers' clocks.
+const revokedFor = 30*24*time.Hour + time.Hour
+
+// PublishTarget returns one public document of one target: "ca.pub", "krl".
+func (e *Engine) PublishTarget(ctx context.Context, name, document string) ([]byte, error) {
+	var t *target
+	err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err })
+	if err != nil {
+		return nil, err
+	}
+	defer e.targets.release(t)
+	docs := map[string][]byte{}
+	if p, ok := t.issuer.(issuers.Publisher); ok {
+		if docs, err = p.Publish(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if p, ok := t.issuer.(issuers.RevocationPublisher); ok && docs[document] == nil {
+		withdrawn, err := e.withdrawn(name)
+		if err != nil {
+			return nil, err
+		}
+		if docs, err = p.PublishRevoked(ctx, slices.Values(withdrawn)); err != nil {
+			return nil, err
+		}
+	}
+	if docs[document] == nil {
+		return nil, fault.New(fault.NotFound, "not_found", "Target %s publishes no document %q.", name, document)
+	}
+	return docs[document], nil
+}
+
+// withdrawn returns the target's leases that a revocation list may have to name.
+func (e *Engine) withdrawn(name string) ([]issuers.Lease, error) {
+	now := e.now()
+	oldest, err := ledger.NewID(ledger.PrefixLease, now.Add(-revokedFor), bytes.NewReader(make([]byte, 16)))
+	if err != nil {
+		return nil, err
+	}
+	var out []issuers.Lease
+	err = e.view(func(q ledger.Query) error {
+		q.Leases(oldest, func(l ledger.Lease) bool {
+			if l.Target == name && l.State != ledger.LeaseOpen && l.ExpiresMS > now.Add(-time.Hour).UnixMilli() {
+				out = append(out, issuerLease(l, ledger.RoleSpec{}))
+			}
+			return true
+		})
+		return nil
+	})
+	return out, err
 }

@@ -30,6 +30,8 @@ type Broker interface {
 	Ready() error
 	// Publish returns a public document: "jwks".
 	Publish(ctx context.Context, document string) ([]byte, error)
+	// PublishTarget returns one public document of one target: "ca.pub", "krl".
+	PublishTarget(ctx context.Context, name, document string) ([]byte, error)
 }
 
 type sessions interface {

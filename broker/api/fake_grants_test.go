@@ -80,3 +80,16 @@ func TestWhatWaitsAnswers202(t *testing.T) {
 		}
 	}
 }
+
+func (b *fakeBroker) PublishTarget(_ context.Context, name, document string) ([]byte, error) {
+	return []byte(name + " " + document), nil
+}
+
+// A target's public documents are for whoever asks: its CA, what it has revoked.
+func TestTargetsDocumentsArePublic(t *testing.T) {
+	tc, n := one(t)
+	r := tc.newClient(t, "", "").send(tc.newClient(t, "", "").request("GET", n.url+"/api/v1/public/targets/web/krl", ""))
+	if r.status != http.StatusOK || string(r.body) != "web krl" || r.header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%d %q %v", r.status, r.body, r.header)
+	}
+}

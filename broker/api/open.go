@@ -36,6 +36,7 @@ func (f *surface) addOpen() {
 	plain("/.well-known/openid-configuration", hereOnly, s.discovery)
 	plain("/.well-known/oauth-authorization-server", hereOnly, s.oauthDiscovery)
 	plain("/oauth/jwks", anywhere, s.jwks)
+	plain(prefix+"/public/targets/{name}/{document}", anywhere, s.targetDocument)
 	f.mux.HandleFunc("/", s.nowhere)
 }
 
@@ -90,6 +91,19 @@ func (s *Server) jwks(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return public(w, "application/jwk-set+json", body)
+}
+
+// targetDocument is what a target's verifiers fetch. Nobody may keep it: an old
+// revocation list is one that lacks entries.
+func (s *Server) targetDocument(w http.ResponseWriter, r *http.Request) error {
+	body, err := callOf(r.Context()).broker.PublishTarget(r.Context(), r.PathValue("name"), r.PathValue("document"))
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(body)
+	return nil
 }
 
 // nowhere answers for paths and methods that no route has.

@@ -79,6 +79,21 @@ func TestAPersonSignsInByAProvider(t *testing.T) {
 	}
 }
 
+// A method may allow its tokens a day; a browser gets an hour.
+func TestSessionsByAProviderLastAnHour(t *testing.T) {
+	l := newLobby(t)
+	var spec map[string]any
+	if err := json.Unmarshal(l.spec(map[string]any{"client_id": clientID, "scopes": []string{"openid", "email"}}), &spec); err != nil {
+		t.Fatal(err)
+	}
+	spec["max_ttl"] = "24h"
+	l.put("AuthMethod", "corp", mustJSON(spec)) // the secret stays sealed beside it
+	out, _, err := l.engine.FinishSignIn(t.Context(), l.leave())
+	if left := time.Until(out.ExpiresAt); err != nil || left > time.Hour || left < 59*time.Minute {
+		t.Errorf("the session lasts %s, %v", left, err)
+	}
+}
+
 // Whoever is led to the console with another person's answer is signed in as
 // nobody, and the provider is not even asked.
 func TestAnswersOfOtherBrowsersOpenNothing(t *testing.T) {

@@ -286,7 +286,7 @@ func TestSeveralObligations(t *testing.T) {
 }
 
 func glass() json.RawMessage {
-	return json.RawMessage(`{"scope":` + simScopeBoth + `,"ttl":{"default":"20m","max":"1h"},"approvals":[{"group":"dba","count":2}],"emergency":{"max_ttl":"10m","review":[{"group":"security","count":1}]}}`)
+	return json.RawMessage(`{"scope":` + simScopeBoth + `,"ttl":{"default":"20m","max":"1h"},"approvals":[{"group":"dba","count":2}],"emergency":{"max_ttl":"10m","review":[{"group":"security","count":1},{"group":"dba","count":1}]}}`)
 }
 
 // TestHazard7EmergencyFromEndToEnd.
@@ -318,7 +318,11 @@ func TestHazard7EmergencyFromEndToEnd(t *testing.T) {
 			t.Errorf("overdue: %+v, %v", late, err)
 		}
 		p.who["human:bo"] = callerOf("human:bo", "")
-		if g, err := p.review("human:bo", got.GrantID); err != nil || !g.Review.Done {
+		if g, err := p.review("human:bo", got.GrantID); err != nil || g.Review.Done {
+			t.Errorf("one word is enough: %+v, %v", g, err)
+		}
+		p.who["human:kim"] = callerOf("human:kim", "")
+		if g, err := p.review("human:kim", got.GrantID); err != nil || !g.Review.Done {
 			t.Errorf("%+v, %v", g, err)
 		}
 	})

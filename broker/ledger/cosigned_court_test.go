@@ -51,7 +51,7 @@ func courtObjects() []ledger.ObjectChange {
 		obj("Group", "administrators", `{"members":[{"name":"human:ann"},{"name":"human:bo"},{"name":"human:kim"}]}`),
 		obj("Role", "db/two", courtRole+`,"approvals":[{"group":"dba","count":2}]}`),
 		obj("Role", "db/both", courtRole+`,"approvals":[{"group":"dba","count":2},{"group":"security","count":1}]}`),
-		obj("Role", "db/glass", courtRole+`,"approvals":[{"group":"dba","count":2}],"emergency":{"max_ttl":"5m","review":[{"group":"security","count":1}]}}`),
+		obj("Role", "db/glass", courtRole+`,"approvals":[{"group":"dba","count":2}],"emergency":{"max_ttl":"5m","review":[{"group":"security","count":2}]}}`),
 		obj("Policy", "p", `{"text":"permit"}`), obj("Policy", "q", `{"text":"unrelated"}`),
 	)
 }

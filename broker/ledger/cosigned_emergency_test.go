@@ -98,9 +98,15 @@ func TestHazard7EmergencyIsReviewed(t *testing.T) {
 	x.ok(ann, &ledger.Freeze{Kind: "Principal", Name: eve, Reason: "odd"})
 	x.refused(ledger.CodeFrozen, eve, word(eve, "g", ledger.Justified))
 
+	x.ok(ann, &ledger.Release{Kind: "Principal", Name: eve, Reason: "it was not"})
+	x.ok(eve, word(eve, "g", ledger.Justified))
+	x.refused(ledger.CodeTwice, eve, word(eve, "g", ledger.Justified))
+	if g := x.grant("g"); g.Review.DoneMS != 0 {
+		t.Error("one word is enough")
+	}
 	x.ok(bo, word(bo, "g", ledger.Unjustified))
 	x.refused(ledger.CodeGrantOver, bo, word(bo, "g", ledger.Justified))
-	if g := x.grant("g"); g.Review.DoneMS != x.now || len(g.Review.Verdicts) != 1 || g.Review.Verdicts[0].Verdict != ledger.Unjustified {
+	if g := x.grant("g"); g.Review.DoneMS != x.now || len(g.Review.Verdicts) != 2 || g.Review.Verdicts[1].Verdict != ledger.Unjustified {
 		t.Errorf("%+v", g.Review)
 	}
 	x.ok(ann, x.ask(ann, "db/glass", "j", "", emergency(x)))

@@ -290,6 +290,13 @@ func checkRole(name string, spec json.RawMessage) error {
 		if err := checkApprovals("emergency.review", e.Review); err != nil {
 			return err
 		}
+		reviewers := 0
+		for _, a := range e.Review {
+			reviewers += a.Count
+		}
+		if reviewers < 2 {
+			return fmt.Errorf("emergency.review asks for at least two people: whoever skipped two pairs of eyes is looked at by two")
+		}
 	}
 	if r.Caps.PerInstance < 0 || r.Caps.PerPrincipal < 0 || r.Caps.MintsPerMinute < 0 {
 		return fmt.Errorf("caps cannot be negative")

@@ -147,7 +147,7 @@ func newWorld(t testing.TB) *world {
 		object("Group", "dba", `{"members":[{"name":"human:bo"},{"name":"human:kim"}]}`),
 		object("Target", "db", `{"type":"memory"}`),
 		object("Role", "db/rw", fmt.Sprintf(roleSpec, "")),
-		object("Role", "db/priv", fmt.Sprintf(roleSpec, `,"approvals":[{"group":"dba","count":2}],"emergency":{"max_ttl":"10m","review":[{"group":"dba","count":1}]}`)),
+		object("Role", "db/priv", fmt.Sprintf(roleSpec, `,"approvals":[{"group":"dba","count":2}],"emergency":{"max_ttl":"10m","review":[{"group":"dba","count":2}]}`)),
 		object("Policy", "p", `{"text":"permit (principal, action, resource);"}`),
 	)
 	w.ok("", g)
@@ -355,6 +355,7 @@ func (w *world) live() {
 	fire := w.ask(ann, emergency)
 	w.ok(ann, w.open(ann, "db/priv", fire))
 	w.ok(bo, w.review(bo, fire))
+	w.ok(kim, w.review(kim, fire))
 
 	once := by(app)
 	once.Idem = &ledger.Idem{Key: "k", Hash: "h"}

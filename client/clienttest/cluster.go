@@ -82,6 +82,7 @@ type Cluster struct {
 	changed  *sync.Cond // of grants; over mu
 	calls    []Call
 	failures []*Failure
+	failed   int                              // calls that a failure answered in the handler's place
 	routes   map[string]func(Call) (int, any) // by "METHOD /path"
 	state    *state
 	leader   int // 0: every node serves; else all others answer 421
@@ -187,6 +188,13 @@ func (c *Cluster) Calls(method, prefix string) []Call {
 		}
 	}
 	return out
+}
+
+// Failed returns how many calls a [Failure] answered in the handler's place.
+func (c *Cluster) Failed() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed
 }
 
 // EndSessions makes the cluster forget every session.

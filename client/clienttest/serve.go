@@ -48,6 +48,7 @@ func (c *Cluster) serve(nd *node, w http.ResponseWriter, r *http.Request) {
 		Proofs: r.Header.Get("DPoP") != "", ClientCert: len(r.TLS.PeerCertificates) > 0}
 	f := c.failing(k)
 	if f != nil && !f.After {
+		c.failed++
 		fail(w, f)
 		return
 	}

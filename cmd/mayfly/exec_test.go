@@ -253,7 +253,7 @@ func TestExecInterruptedBeforeTheCommand(t *testing.T) {
 		b := newBench(t)
 		b.c.Fail(clienttest.Failure{Prefix: "/api/v1/requests", Problem: clienttest.Unavailable("no_leader")})
 		r := b.start("exec", "--retry", "60s", "orders/readonly", "--", "true")
-		until(t, "the task is started", func() bool { return len(b.c.OpenTasks()) == 1 })
+		until(t, "the task is started, and known", func() bool { return len(b.c.OpenTasks()) == 1 && b.c.Failed() > 0 })
 		r.signal(sig)
 		r.want(121)
 		b.clean()

@@ -219,7 +219,8 @@ func (w *world) checkConflict(it *intent, err error) {
 	}
 	_, res, ok := w.query().Idempotent(it.who.Session.Principal, it.who.Idem.Key)
 	l, found := w.query().Lease(res.ID)
-	if !ok || !found || l.State == ledger.LeaseOpen && l.ExpiresMS > time.Now().UnixMilli() || l.End != nil && l.End.Reason == ledger.EndMintFailed {
+	now := max(time.Now().UnixMilli(), w.query().Clock()) // a leader's wrong clock has moved the ledger's for good
+	if !ok || !found || l.State == ledger.LeaseOpen && l.ExpiresMS > now || l.End != nil && l.End.Reason == ledger.EndMintFailed {
 		w.violated("retry", "request %d conflicts though nothing was ever issued: %v", it.id, err)
 	}
 }

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -391,99 +390,4 @@ func (e *Engine) removeEnded(ctx context.Context, t *target, over []ledger.Lease
 		}
 		over = over[n:]
 	}
-}
-
-// Publish returns a public document: "jwks" is the union of the verification
-// keys of every target that publishes some.
-func (e *Engine) Publish(ctx context.Context, document string) ([]byte, error) {
-	if document != "jwks" {
-		return nil, fault.New(fault.NotFound, "not_found", "There is no public document %q.", document)
-	}
-	var opened []*target
-	err := e.view(func(q ledger.Query) error {
-		for _, o := range q.Objects(ledger.KindTarget) {
-			if t, err := e.targets.acquire(q, o.Name); err == nil {
-				opened = append(opened, t)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	set := struct {
-		Keys []json.RawMessage `json:"keys"`
-	}{Keys: []json.RawMessage{}}
-	for _, t := range opened {
-		defer e.targets.release(t)
-		p, ok := t.issuer.(issuers.Publisher)
-		if !ok {
-			continue
-		}
-		docs, err := p.Publish(ctx)
-		if err != nil {
-			return nil, err
-		}
-		var one struct {
-			Keys []json.RawMessage `json:"keys"`
-		}
-		if json.Unmarshal(docs["jwks"], &one) == nil {
-			set.Keys = append(set.Keys, one.Keys...)
-		}
-	}
-	return json.Marshal(set)
-}
-
-// revokedFor is how far back the leases are looked at that may stand in a
-// revocation list: the longest max_ttl of any kind that has one, and an hour for
-// verifiers' clocks.
-const revokedFor = 30*24*time.Hour + time.Hour
-
-// PublishTarget returns one public document of one target: "ca.pub", "krl".
-func (e *Engine) PublishTarget(ctx context.Context, name, document string) ([]byte, error) {
-	var t *target
-	err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err })
-	if err != nil {
-		return nil, err
-	}
-	defer e.targets.release(t)
-	docs := map[string][]byte{}
-	if p, ok := t.issuer.(issuers.Publisher); ok {
-		if docs, err = p.Publish(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if p, ok := t.issuer.(issuers.RevocationPublisher); ok && docs[document] == nil {
-		withdrawn, err := e.withdrawn(name)
-		if err != nil {
-			return nil, err
-		}
-		if docs, err = p.PublishRevoked(ctx, slices.Values(withdrawn)); err != nil {
-			return nil, err
-		}
-	}
-	if docs[document] == nil {
-		return nil, fault.New(fault.NotFound, "not_found", "Target %s publishes no document %q.", name, document)
-	}
-	return docs[document], nil
-}
-
-// withdrawn returns the target's leases that a revocation list may have to name.
-func (e *Engine) withdrawn(name string) ([]issuers.Lease, error) {
-	now := e.now()
-	oldest, err := ledger.NewID(ledger.PrefixLease, now.Add(-revokedFor), bytes.NewReader(make([]byte, 16)))
-	if err != nil {
-		return nil, err
-	}
-	var out []issuers.Lease
-	err = e.view(func(q ledger.Query) error {
-		q.Leases(oldest, func(l ledger.Lease) bool {
-			if l.Target == name && l.State != ledger.LeaseOpen && l.ExpiresMS > now.Add(-time.Hour).UnixMilli() {
-				out = append(out, issuerLease(l, ledger.RoleSpec{}))
-			}
-			return true
-		})
-		return nil
-	})
-	return out, err
 }

@@ -38,6 +38,7 @@ type target struct {
 	issuer  issuers.Issuer
 	mints   *semaphore.Weighted
 	breaker *gobreaker.CircuitBreaker[issuers.Credential]
+	revoked revocations
 
 	mu     sync.Mutex
 	users  int
@@ -102,7 +103,7 @@ func (e *Engine) openTarget(o ledger.Object, secrets map[string]secret.Text, ter
 	}
 	return &target{
 		name: o.Name, version: o.Version, term: term, kind: kind, issuer: iss,
-		mints: semaphore.NewWeighted(mintsPerTarget),
+		mints: semaphore.NewWeighted(mintsPerTarget), revoked: revocations{turn: semaphore.NewWeighted(1)},
 		breaker: gobreaker.NewCircuitBreaker[issuers.Credential](gobreaker.Settings{
 			Name:    o.Name,
 			Timeout: 5 * time.Second, // then one mint tries again

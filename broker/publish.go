@@ -1,0 +1,181 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/issuers"
+)
+
+// What anybody may fetch, with no session: keys to verify with, and lists of
+// what was withdrawn before its time.
+
+// Publish returns a public document: "jwks" is the union of the verification
+// keys of every target that publishes some.
+func (e *Engine) Publish(ctx context.Context, document string) ([]byte, error) {
+	if document != "jwks" {
+		return nil, fault.New(fault.NotFound, "not_found", "There is no public document %q.", document)
+	}
+	var opened []*target
+	err := e.view(func(q ledger.Query) error {
+		for _, o := range q.Objects(ledger.KindTarget) {
+			if t, err := e.targets.acquire(q, o.Name); err == nil {
+				opened = append(opened, t)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	set := struct {
+		Keys []json.RawMessage `json:"keys"`
+	}{Keys: []json.RawMessage{}}
+	for _, t := range opened {
+		defer e.targets.release(t)
+		p, ok := t.issuer.(issuers.Publisher)
+		if !ok {
+			continue
+		}
+		docs, err := p.Publish(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var one struct {
+			Keys []json.RawMessage `json:"keys"`
+		}
+		if json.Unmarshal(docs["jwks"], &one) == nil {
+			set.Keys = append(set.Keys, one.Keys...)
+		}
+	}
+	return json.Marshal(set)
+}
+
+// PublishTarget returns one public document of one target: "ca.pub", "krl".
+// Nobody has signed in who asks: which targets there are is none of their
+// business, nor is what ails one.
+func (e *Engine) PublishTarget(ctx context.Context, name, document string) ([]byte, error) {
+	if err := e.cfg.Log.Fresh(); err != nil { // an old list lacks entries
+		return nil, err
+	}
+	none := fault.New(fault.NotFound, "not_found", "Target %s, if there is one, publishes no document %q.", name, document)
+	var t *target
+	err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err })
+	if err != nil && fault.KindOf(err) == fault.Unavailable {
+		return nil, err
+	}
+	if err != nil {
+		e.log.Debug("a public document was asked for", "target", name, "document", document, "error", err)
+		return nil, none
+	}
+	defer e.targets.release(t)
+	docs := map[string][]byte{}
+	if p, ok := t.issuer.(issuers.Publisher); ok {
+		if docs, err = p.Publish(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if p, ok := t.issuer.(issuers.RevocationPublisher); ok && docs[document] == nil {
+		if docs, err = e.revocations(ctx, t, p); err != nil {
+			return nil, err
+		}
+	}
+	if docs[document] == nil {
+		return nil, none
+	}
+	return docs[document], nil
+}
+
+const (
+	// revokedFor is how far back the leases are looked at that may stand in a
+	// revocation list: the longest max_ttl of any kind that has one, and an hour for
+	// verifiers' clocks.
+	revokedFor = 30*24*time.Hour + time.Hour
+	// revokedRest is how many times as long as it took to make the lists nobody
+	// makes them again: strangers take a fifth of one processor, at most.
+	revokedRest = 4
+	// revokedQueue is how many may wait for one target's lists: so many that few
+	// addresses cannot keep servers out, so few that the node goes on serving.
+	revokedQueue = 1024
+)
+
+// revocations are the newest revocation lists of one target. To make them is to
+// read a month of leases, and anybody may ask: so they are kept for as long as
+// the ledger stays as it was, and made for all that wait at once.
+type revocations struct {
+	waiting atomic.Int32
+	turn    *semaphore.Weighted // of one; it guards what follows
+	docs    map[string][]byte   // nil until made
+	size    uint64              // of the ledger they were made from
+	rest    time.Time           // they are not made again before
+}
+
+// revocations returns lists that name all that the ledger knew as withdrawn when
+// they were asked for (HAZARDS 5).
+func (e *Engine) revocations(ctx context.Context, t *target, p issuers.RevocationPublisher) (map[string][]byte, error) {
+	r := &t.revoked
+	if r.waiting.Add(1) > revokedQueue {
+		r.waiting.Add(-1)
+		return nil, &fault.Error{Kind: fault.Unavailable, Code: "busy", RetryAfter: time.Second,
+			Detail: "Too many ask for this list. Keep the one you have and ask again."}
+	}
+	defer r.waiting.Add(-1)
+	var asked uint64
+	if err := e.view(func(q ledger.Query) error { asked = q.Size(); return nil }); err != nil {
+		return nil, err
+	}
+	if err := r.turn.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer r.turn.Release(1)
+	if r.docs != nil && r.size >= asked {
+		return r.docs, nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(time.Until(r.rest)):
+	}
+	began := time.Now()
+	defer func() { r.rest = time.Now().Add(revokedRest * time.Since(began)) }()
+	withdrawn, size, err := e.withdrawn(t.name)
+	if err != nil {
+		return nil, err
+	}
+	// Others wait for this list: whoever goes away does not take it with them.
+	docs, err := p.PublishRevoked(context.WithoutCancel(ctx), slices.Values(withdrawn))
+	if err != nil {
+		return nil, err
+	}
+	r.docs, r.size = docs, size
+	return docs, nil
+}
+
+// withdrawn returns the target's leases that a revocation list may have to name,
+// and the size of the ledger that says so.
+func (e *Engine) withdrawn(name string) (out []issuers.Lease, size uint64, err error) {
+	now := e.now()
+	oldest, err := ledger.NewID(ledger.PrefixLease, now.Add(-revokedFor), bytes.NewReader(make([]byte, 16)))
+	if err != nil {
+		return nil, 0, err
+	}
+	err = e.view(func(q ledger.Query) error {
+		size = q.Size()
+		q.Leases(oldest, func(l ledger.Lease) bool {
+			if l.Target == name && l.State != ledger.LeaseOpen && l.ExpiresMS > now.Add(-time.Hour).UnixMilli() {
+				out = append(out, issuerLease(l, ledger.RoleSpec{}))
+			}
+			return true
+		})
+		return nil
+	})
+	return out, size, err
+}

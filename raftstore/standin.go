@@ -41,6 +41,8 @@ func readMembers(b *bbolt.Tx, sealer Sealer) (m members, ok bool, err error) {
 // do. A follower that is sent the real snapshot, which ends at snap, goes on from
 // there; raft must know that entry's term then, and looks for it in the log
 // because it takes another snapshot for its last (setPreviousLog in raft's replication.go).
+// A state that names no members was written by a build that kept none there: raft
+// finds them in the log, the long way.
 func (s *state) standIn(snap position, log *sealedLog) (*raft.SnapshotMeta, error) {
 	if s.pos.index == 0 || s.pos.index < snap.index {
 		return nil, nil
@@ -49,14 +51,9 @@ func (s *state) standIn(snap position, log *sealedLog) (*raft.SnapshotMeta, erro
 		return nil, nil
 	}
 	var m members
-	err := s.db.View(func(b *bbolt.Tx) (err error) {
-		var ok bool
-		if m, ok, err = readMembers(b, s.sealer); err == nil && !ok {
-			err = fmt.Errorf("%w: the state names no members", ErrCorrupt)
-		}
-		return err
-	})
-	if err != nil {
+	var known bool
+	err := s.db.View(func(b *bbolt.Tx) (err error) { m, known, err = readMembers(b, s.sealer); return err })
+	if err != nil || !known {
 		return nil, err
 	}
 	return &raft.SnapshotMeta{

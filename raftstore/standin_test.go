@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // countingSealer counts how many log entries are opened.
@@ -66,6 +68,42 @@ func TestHazard23RestartKnowsTheMembers(t *testing.T) {
 			if again := n.machine.applied(); again > 2 {
 				t.Fatalf("%s applied %d commands again", n.cfg.NodeID, again)
 			}
+		}
+	}
+}
+
+// A build that kept no members in the state left a file that is good otherwise.
+func TestHazard23StateWithoutMembersIsReadTheLongWay(t *testing.T) {
+	counted := map[string]*countingSealer{}
+	c := newCluster(t, 3, func(cfg *Config) {
+		s := &countingSealer{Sealer: cfg.Sealer}
+		counted[cfg.NodeID], cfg.Sealer = s, s
+	})
+	c.fill(50)
+	for _, n := range c.nodes {
+		n.await("k049", "v")
+	}
+	for _, n := range c.nodes {
+		n.editState(func(b *bbolt.Tx) error { return b.Bucket([]byte(metaBucket)).Delete([]byte(membersKey)) })
+		n.close()
+		counted[n.cfg.NodeID].opened.Store(0)
+	}
+	for _, n := range c.nodes {
+		n.machine = &testMachine{}
+		n.open()
+	}
+	c.leader()
+	c.set("after", "v")
+	for _, n := range c.nodes {
+		n.await("after", "v")
+		if again := n.machine.applied(); again > 2 {
+			t.Errorf("%s applied %d commands again", n.cfg.NodeID, again)
+		}
+		if got := len(n.raft.GetConfiguration().Configuration().Servers); got != 3 {
+			t.Errorf("%s knows %d members", n.cfg.NodeID, got)
+		}
+		if read := counted[n.cfg.NodeID].opened.Load(); read < 50 {
+			t.Errorf("%s read %d entries: something stood in for the log", n.cfg.NodeID, read)
 		}
 	}
 }

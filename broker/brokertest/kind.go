@@ -84,8 +84,9 @@ type issuer struct {
 	sys  *System
 	term uint64
 
-	measure sync.Once
-	offset  time.Duration // the system's clock less the node's, as first measured
+	mu       sync.Mutex
+	measured time.Time     // monotonic; zero: never
+	offset   time.Duration // the system's clock less the node's, as measured then
 }
 
 func (i *issuer) carry(ctx context.Context, verb string, leases []issuers.Lease, act func() error) error {
@@ -96,10 +97,17 @@ func (i *issuer) carry(ctx context.Context, verb string, leases []issuers.Lease,
 	return i.kind.Wire(ctx, c, func() error { return i.sys.carry(ctx, c, act) })
 }
 
+// clockAge is how long a measured clock offset is believed, as in the real issuers.
+const clockAge = time.Minute
+
 // there translates an instant of the node's clock to the system's, as the real
 // issuers do.
 func (i *issuer) there(t time.Time) time.Time {
-	i.measure.Do(func() { i.offset = i.sys.now().Sub(i.kind.now()) })
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if now := time.Now(); i.measured.IsZero() || now.Sub(i.measured) > clockAge {
+		i.measured, i.offset = now, i.sys.now().Sub(i.kind.now())
+	}
 	return t.Add(i.offset)
 }
 

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -245,5 +246,39 @@ func TestHazard1ChangesWaitForASecondPerson(t *testing.T) {
 	}
 	if err := conn.Close(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A dev node belongs to whoever runs it: it starts although they have contained
+// or deleted its second person, says so, and does not bring them back.
+func TestDevStartsWithoutItsSecondPerson(t *testing.T) {
+	dev := harness.StartDev(t)
+	env := filepath.Join(dev.Home(), "approver.env")
+	said := 0
+	again := func(what string) {
+		t.Helper()
+		said++
+		dev.Kill(t)
+		dev.Start(t)
+		if _, err := os.Stat(env); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: approver.env is there: %v", what, err)
+		}
+		log, err := os.ReadFile(dev.Log())
+		if err != nil || strings.Count(string(log), "nobody can approve as human:approver") != said {
+			t.Errorf("%s: not said once at each such start: %v\n%s", what, err, log)
+		}
+	}
+	dev.Operator.Must(t, "contain", "human:approver", "--reason", "trying it", "--yes")
+	again("contained")
+	dev.Operator.Must(t, "release", "human:approver", "--reason", "tried", "--yes")
+	dev.Kill(t)
+	dev.Start(t)
+	if _, err := harness.ReadEnv(env); err != nil {
+		t.Errorf("released: %v", err)
+	}
+	dev.Operator.Must(t, "delete", "Principal", "human:approver", "--reason", "no need", "--yes")
+	again("deleted")
+	if r := dev.Operator.Run(t, "get", "Principal", "human:approver"); r.Code == 0 {
+		t.Errorf("they are back:\n%s", r.Stdout)
 	}
 }

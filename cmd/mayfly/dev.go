@@ -173,32 +173,29 @@ func (d devNode) ready(ctx context.Context, svc *service) error {
 	if err := d.enrol(ctx, svc, devOperator, "client"); err != nil {
 		return err
 	}
-	if err := d.secondPerson(ctx, svc); err != nil {
+	second := d.secondPerson(ctx, svc)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if second == nil {
+		second = d.writeEnv("approver.env", "approver")
+	}
+	if err := d.writeEnv("env", "client"); err != nil {
 		return err
 	}
-	if err := errors.Join(d.writeEnv("approver.env", "approver"), d.writeEnv("env", "client")); err != nil {
-		return err
+	if second != nil { // deleted, contained, refused by policy: whose node it is may do that
+		if _, err := fmt.Fprintf(d.out, "There is no second person, so nobody can approve as %s: %v\n", devApprover, second); err != nil {
+			return err
+		}
 	}
 	_, err := fmt.Fprintf(d.out, "mayfly dev is ready on %s\nIn a browser, open %s\nPaste this in another terminal to use it as %s:\n\n    . %s\n\n", d.url, d.console(), devOperator, shellQuote(d.path("env")))
 	return err
 }
 
-// secondPerson makes sure of somebody who can approve: a principal, in a group
-// that roles and policies may name, with a key of their own.
+// secondPerson makes sure of somebody who can approve, with a key of their own.
 func (d devNode) secondPerson(ctx context.Context, svc *service) error {
-	cl, err := d.as("client")
-	if err != nil {
+	if err := d.newcomer(ctx); err != nil {
 		return err
-	}
-	defer cl.Close()
-	if _, err := cl.Object(ctx, "Principal", devApprover); err != nil && !d.dual {
-		_, err := cl.Apply(ctx, wire.ApplyRequest{Objects: []wire.Object{
-			{Kind: "Principal", Name: devApprover, Spec: []byte(`{}`)},
-			{Kind: "Group", Name: "approvers", Spec: []byte(`{"members":[{"name":"` + devApprover + `"}]}`)},
-		}})
-		if err != nil {
-			return err
-		}
 	}
 	if err := d.enrol(ctx, svc, devApprover, "approver"); err != nil {
 		return err
@@ -209,6 +206,27 @@ func (d devNode) secondPerson(ctx context.Context, svc *service) error {
 	}
 	defer them.Close()
 	return registerApproveKey(ctx, them)
+}
+
+// newcomer makes the second person, in a group that roles and policies may name.
+// Whoever had a key once was there: if they are gone, somebody wanted that.
+func (d devNode) newcomer(ctx context.Context) error {
+	if d.enrolled(devApprover, "approver") {
+		return nil
+	}
+	cl, err := d.as("client")
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if _, err := cl.Object(ctx, "Principal", devApprover); err == nil {
+		return nil
+	}
+	_, err = cl.Apply(ctx, wire.ApplyRequest{Objects: []wire.Object{
+		{Kind: "Principal", Name: devApprover, Spec: []byte(`{}`)},
+		{Kind: "Group", Name: "approvers", Spec: []byte(`{"members":[{"name":"` + devApprover + `"}]}`)},
+	}})
+	return err
 }
 
 func (d devNode) config(home string) client.Config {
@@ -224,11 +242,7 @@ func (d devNode) as(home string) (*client.Client, error) {
 
 // enrol gives a person's home a key that the node knows.
 func (d devNode) enrol(ctx context.Context, svc *service, principal, home string) error {
-	h, err := client.OpenHome(d.path(home))
-	if err != nil {
-		return err
-	}
-	if id, err := h.Identity(); err == nil && id.Principal == principal {
+	if d.enrolled(principal, home) {
 		return nil
 	}
 	e, err := svc.node.Engine()
@@ -240,6 +254,15 @@ func (d devNode) enrol(ctx context.Context, svc *service, principal, home string
 		return err
 	}
 	return d.redeem(ctx, home, tok.Token)
+}
+
+func (d devNode) enrolled(principal, home string) bool {
+	h, err := client.OpenHome(d.path(home))
+	if err != nil {
+		return false // whoever enrols hears of it
+	}
+	id, err := h.Identity()
+	return err == nil && id.Principal == principal
 }
 
 func (d devNode) redeem(ctx context.Context, home, token string) error {

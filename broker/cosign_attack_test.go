@@ -467,3 +467,37 @@ func TestMintsAtOnceOnOneGrant(t *testing.T) {
 		}
 	})
 }
+
+// TestFailedMintCostsNoApproval: the target is down when the credential is
+// collected; when it is up again the same approval serves, once.
+func TestFailedMintCostsNoApproval(t *testing.T) {
+	for name, broken := range map[string]error{
+		"not sent":          &issuers.Error{Kind: issuers.Unreachable, Detail: "down"},
+		"of unknown effect": &issuers.Error{Kind: issuers.Unknown, Detail: "the connection broke"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gathering(t, func(t *testing.T, p *people) {
+				a := p.ask("workload:a", priv)
+				p.approves(a.GrantID, "human:bo", "human:kim")
+				p.wire(fail("t2", "mint", broken))
+				if _, err := p.collect("workload:a", a.GrantID); err == nil {
+					t.Fatal("the mint was to fail")
+				}
+				if s := p.state(a.GrantID); s != ledger.GrantApproved {
+					t.Fatalf("the grant is %s", s)
+				}
+				p.wire(nil)
+				got, err := p.collect("workload:a", a.GrantID)
+				if err != nil || got.Credential["password"] == "" {
+					t.Fatalf("%+v %v", got, err)
+				}
+				_, err = p.collect("workload:a", a.GrantID)
+				wantCode(t, "a second credential", err, ledger.CodeGrantOver)
+				wait(gone)
+				if n := len(p.t2.Accounts()); n != 1 {
+					t.Errorf("%d accounts", n)
+				}
+			})
+		})
+	}
+}

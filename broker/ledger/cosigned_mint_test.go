@@ -345,3 +345,51 @@ func TestDenialsCoolDownFromTheLast(t *testing.T) {
 		t.Errorf("left: %q", left)
 	}
 }
+
+// TestFailedMintGivesTheApprovalBack: people approved a credential, and none came
+// of it. What came of it and was lost later is gone with its approval.
+func TestFailedMintGivesTheApprovalBack(t *testing.T) {
+	lid := aid(ledger.PrefixLease, "a")
+	fails := func(x *court) {
+		x.ok("", &ledger.EndLeases{IDs: []string{lid}, Reason: ledger.EndMintFailed})
+	}
+	for name, c := range map[string]struct {
+		code string
+		end  func(x *court)
+	}{
+		"at once":             {ledger.CodeOK, fails},
+		"said twice":          {ledger.CodeOK, func(x *court) { fails(x); fails(x) }},
+		"too late to collect": {ledger.CodeGrantOver, func(x *court) { x.now += 100_000; fails(x) }},
+		"a signer left meanwhile": {ledger.CodeApprovalRequired, func(x *court) {
+			fails(x)
+			x.put("Group", "dba", `{"members":[{"name":"human:bo"}]}`)
+		}},
+		"the task was over": {ledger.CodeGrantOver, func(x *court) {
+			x.ok(app, &ledger.EndTask{ID: x.grant("g").TaskID, Reason: ledger.EndDone})
+			fails(x)
+		}},
+		"the grant was revoked": {ledger.CodeApprovalRequired, func(x *court) { x.end(bo, ledger.GrantRevoked); fails(x) }},
+		"it lived and was revoked": {ledger.CodeGrantOver, func(x *court) {
+			x.ok(app, &ledger.EndLeases{IDs: []string{lid}, Reason: ledger.EndRevoked})
+			fails(x)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newCourt(t, false)
+			x.ok(app, x.ask(app, "db/two", "g", x.task(app, app, "work", "")))
+			x.signs("g", bo, kim)
+			x.ok(app, x.collect(app, "g", "a"))
+			c.end(x)
+			cmd := x.collect(app, "g", "b")
+			if c.code != ledger.CodeOK {
+				x.refused(c.code, app, cmd)
+				return
+			}
+			x.ok(app, cmd)
+			x.refused(ledger.CodeGrantOver, app, x.collect(app, "g", "c"))
+			if left := x.left(); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+		})
+	}
+}

@@ -82,13 +82,3 @@ func writePEM(path, kind string, blocks ...[]byte) error {
 	}
 	return os.WriteFile(path, text, 0o600)
 }
-
-// freeAddress asks the kernel for a free port on loopback.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
-}

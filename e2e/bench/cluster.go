@@ -12,6 +12,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/client"
 	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/e2e/servertest"
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
@@ -83,11 +84,11 @@ func (c *cluster) path(name string) string { return filepath.Join(c.dir, name) }
 // name gives the nodes ids and addresses.
 func (c *cluster) name(size int) error {
 	for i := range size {
-		api, err := freeAddress()
+		api, err := servertest.Address()
 		if err != nil {
 			return err
 		}
-		port, err := freeAddress()
+		port, err := servertest.Address()
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"github.com/mayfly-broker/mayfly/e2e/servertest"
 	"github.com/mayfly-broker/mayfly/raftstore"
 )
 
@@ -140,7 +141,7 @@ func openStores(ctx context.Context, dir string, nodes int) ([]*raftstore.Store,
 	var stores []*raftstore.Store
 	var first string
 	for i := range nodes {
-		at, err := freeAddress()
+		at, err := servertest.Address()
 		if err != nil {
 			return stores, err
 		}

@@ -3,13 +3,14 @@ package harness
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mayfly-broker/mayfly/e2e/servertest"
 )
 
 // readyTimeout is for a node to become ready on a busy machine.
@@ -110,13 +111,12 @@ func ReadEnv(path string) (map[string]string, error) {
 	return out, nil
 }
 
-// freeAddress asks the kernel for a free port on loopback.
+// freeAddress chooses a free port on loopback.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := servertest.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return at
 }

@@ -32,10 +32,10 @@ var may = map[string]struct {
 
 	"issuers":                 {product: []string{"scope", "secret"}, why: "the interface that broker and issuers share"},
 	"issuers/issuertest":      {product: []string{"issuers", "scope", "secret"}, why: "the suite every issuer runs"},
-	"issuers/postgres/pgtest": {why: "starts servers for every room's tests"},
+	"issuers/postgres/pgtest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/ssh/sshdtest":    {why: "starts servers for every room's tests"},
-	"issuers/mysql/mysqltest": {why: "starts servers for every room's tests"},
-	"issuers/redis/redistest": {why: "starts servers for every room's tests"},
+	"issuers/mysql/mysqltest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
@@ -70,9 +70,10 @@ var may = map[string]struct {
 		tests:   []string{"broker/node", "client/..."}, why: "decodes, calls the broker, encodes",
 	},
 
-	"cmd/mayfly": {product: []string{"broker/...", "client/...", "issuers/...", "scope", "secret"}, tests: []string{"issuers/..."}, why: "wires the concrete issuers in; reaches the store through broker/node alone"},
-	"scripts/*":  {why: "tools of the repository, not of the product"},
-	"e2e/...":    {product: []string{"..."}, why: "tests may look at everything"},
+	"cmd/mayfly":     {product: []string{"broker/...", "client/...", "issuers/...", "scope", "secret"}, tests: []string{"issuers/..."}, why: "wires the concrete issuers in; reaches the store through broker/node alone"},
+	"scripts/*":      {why: "tools of the repository, not of the product"},
+	"e2e/servertest": {why: "runs real servers for every room's tests, so it may need none of them"},
+	"e2e/...":        {product: []string{"..."}, why: "tests may look at everything"},
 }
 
 // within says whether room is named by one of the patterns.

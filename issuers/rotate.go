@@ -1,0 +1,81 @@
+package issuers
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+// Rotator is implemented by issuers of targets on which the secret of an account
+// that lives on can be replaced: an Account object's, or the admin account's own.
+//
+// The next secret stands sealed in the ledger before Replace is called, and all
+// that the account may hold stands there until TryLogin has told which one it is:
+// so after a crash at any instant somebody still knows the secret.
+type Rotator interface {
+	// Replace makes r.Next the one secret that the account r.Username logs in by;
+	// the target takes every other one from it (a second password, a key). It
+	// changes nothing else of the account, and never makes one: an account that
+	// does not exist is [Gone], one that bears the mark of a lease is [Foreign].
+	// Replacing twice by the same secret is as good as once. Like a mint it fails
+	// by the target's clock once r.Deadline has passed, with [TooLate]. Sessions
+	// that are open already are left alone.
+	Replace(ctx context.Context, r Replacement) error
+
+	// TryLogin logs in as username on a connection of its own, and out again; it
+	// needs no right and no admin connection. nil says that the target took this
+	// secret just now. [Refused] says that the target itself turned the secret down
+	// (and for no other reason: a locked account, an unknown database or a full
+	// connection table are [Unknown]); [Unreachable] that it was not asked.
+	TryLogin(ctx context.Context, username string, candidate secret.Text) error
+}
+
+// Replacement is one account's next secret.
+type Replacement struct {
+	Username string
+	Next     secret.Text
+	// Deadline is the instant after which a statement still in flight must fail, by
+	// the target's clock (HAZARDS 8).
+	Deadline time.Time
+}
+
+// AdminHolder is implemented by kinds whose targets know the broker by an account
+// with a secret that can be rotated, so that after the first rotation no person
+// knows it. The opened issuer is a [Rotator], too.
+type AdminHolder interface {
+	// Admin returns the account's name, and the name of its secret in
+	// [Target.Secrets]. An empty secretName says that a target with that spec is not
+	// entered by one (a client certificate, a peer login).
+	Admin(spec json.RawMessage) (username, secretName string, err error)
+}
+
+// KeyTurn is one step of a signing key's rotation.
+type KeyTurn int
+
+// The steps, in order. Between the first two verifiers learn the new key; between
+// the last two, what the old one signed ends.
+const (
+	// KeyPublish makes a new key, which is published and does not sign yet.
+	KeyPublish KeyTurn = iota + 1
+	// KeyUse has the new key sign; the old one stays published.
+	KeyUse
+	// KeyRetire forgets the old key.
+	KeyRetire
+)
+
+// KeyTurner is implemented by kinds whose secrets are signing keys that the broker
+// made itself (see [SecretMaker]): token keys, certificate authorities.
+type KeyTurner interface {
+	// TurnKeys returns what a target's secrets are after one step; what it leaves
+	// out stays as it is. It is pure but for the new key's randomness. A step that
+	// does not fit the secrets (a second KeyPublish, a KeyUse before it) is an error
+	// that quotes none of them.
+	TurnKeys(spec json.RawMessage, secrets map[string]secret.Text, turn KeyTurn) (map[string]secret.Text, error)
+
+	// KeyTimes returns how long a new key is to be published before it signs, and
+	// how long the old one is honoured after that: at least the longest life of what
+	// it signed.
+	KeyTimes(spec json.RawMessage) (publish, honour time.Duration)
+}

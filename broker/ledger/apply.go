@@ -65,6 +65,7 @@ const (
 	CodeEmergency        = "emergency_refused"
 	CodeStepUp           = "step_up_required"
 	CodeVouch            = "key_not_vouched"
+	CodeRotating         = "rotation_in_progress"
 )
 
 func refuse(code, detail string, args ...any) Result {

@@ -126,6 +126,12 @@ var bodies = map[string]func() Body{
 	"review_grant":       func() Body { return new(ReviewGrant) },
 	"make_change":        func() Body { return new(MakeChange) },
 	"record_delivery":    func() Body { return new(RecordDelivery) },
+	"want_rotation":      func() Body { return new(WantRotation) },
+	"schedule_rotation":  func() Body { return new(ScheduleRotation) },
+	"begin_rotation":     func() Body { return new(BeginRotation) },
+	"fail_rotation":      func() Body { return new(FailRotation) },
+	"finish_rotation":    func() Body { return new(FinishRotation) },
+	"turn_keys":          func() Body { return new(TurnKeys) },
 }
 
 // Types returns the names of all command types, sorted.

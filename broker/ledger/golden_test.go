@@ -24,7 +24,8 @@ func samples() map[string]ledger.Body {
 		&ledger.RemintLease{}, &ledger.ExtendLease{}, &ledger.EndLeases{}, &ledger.RecordWithdrawals{}, &ledger.ForceEnd{}, &ledger.Freeze{},
 		&ledger.Release{}, &ledger.IssueJoinToken{}, &ledger.AdmitNode{}, &ledger.Sweep{},
 		&ledger.RequestGrant{}, &ledger.ApproveGrant{}, &ledger.EndGrant{}, &ledger.ReviewGrant{}, &ledger.MakeChange{},
-		&ledger.RecordDelivery{},
+		&ledger.RecordDelivery{}, &ledger.RecordDelivery{}, &ledger.WantRotation{}, &ledger.ScheduleRotation{}, &ledger.BeginRotation{}, &ledger.FailRotation{},
+		&ledger.FinishRotation{}, &ledger.TurnKeys{},
 	} {
 		fill(reflect.ValueOf(b).Elem(), "")
 		out[b.Type()] = b

@@ -15,6 +15,7 @@ const (
 	PrefixGrant    = "grt_"
 	PrefixDecision = "dec_"
 	PrefixSession  = "ses_"
+	PrefixRotation = "rot_"
 )
 
 // BareIDLen is the length of an id without its prefix.

@@ -65,6 +65,11 @@ const (
 	bucketTree      = "tree"        // stored-hash index → hash
 	bucketDecision  = "decision"    // decision id → seq
 	bucketDelivery  = "delivery"    // webhook sink → Delivery
+
+	bucketRotation    = "rotation"     // kind / name → Rotation
+	bucketRotationDue = "rotation_due" // ms ‖ kind / name
+	bucketTurning     = "turning"      // target \0 kind / name: the next secret may be in use
+	bucketRotated     = "rotated"      // kind / name → seq of the last secret that came into use
 )
 
 // key joins parts with NUL, which no part may contain.

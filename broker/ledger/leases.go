@@ -117,6 +117,9 @@ func (b *OpenLease) apply(s *state, c *context) Result {
 	if res := s.checkCaps(c, role, l, credit); !res.OK() {
 		return res
 	}
+	if res := s.checkAccountLease(c, role, l); !res.OK() {
+		return res
+	}
 	if taken := s.Get(bucketName, []byte(l.Name)); taken != nil {
 		return refuse(CodeExists, "The credential name is taken.")
 	}
@@ -283,7 +286,7 @@ func (b *RemintLease) apply(s *state, c *context) Result {
 			return refuse(CodeNotFound, "Lease %s was asked for with another key; only that key collects it.", l.ID)
 		}
 	}
-	if b.Generation != l.Generation+1 || b.Name == "" {
+	if account, on := AccountOf(l); b.Generation != l.Generation+1 || b.Name == "" || on && b.Name != AccountLease(account, BareID(l.ID)) {
 		return refuse(CodeGeneration, "Lease %s is at generation %d.", l.ID, l.Generation)
 	}
 	if taken := s.Get(bucketName, []byte(b.Name)); taken != nil && string(taken) != l.ID {
@@ -361,6 +364,9 @@ func (s *state) liveLease(c *context, id string) (Lease, RoleSpec, Result) {
 		}
 	} else if len(role.Approvals) > 0 {
 		return l, role, refuse(CodeApprovalRequired, "Role %s asks for co-signatures now, and the grant carries none.", l.Grant.Role)
+	}
+	if account, _ := AccountOf(l); account != role.Account {
+		return l, role, refuse(CodeNotFound, "Role %s is no longer on what the lease is on.", l.Grant.Role)
 	}
 	if err := scope.Covers(role.Scope, l.Grant.Scope); err != nil {
 		return l, role, refuse(CodeNarrow, "Role %s has become narrower than the lease: %v.", l.Grant.Role, err)

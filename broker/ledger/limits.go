@@ -1,5 +1,7 @@
 package ledger
 
+import "time"
+
 // Bounds on what the ledger holds. Each stands here with its reason; whatever
 // exceeds one is refused with the number in the text.
 const (
@@ -28,6 +30,12 @@ const (
 	MaxSignatures    = 128                     // that one grant may bear, those that no longer count included
 	MaxGrantLeases   = 64                      // leases on one grant
 	MaxDocumentBytes = 512 << 10               // what is signed; half a command
+	// MaxTurning is how many secrets of one target are being replaced at a time: a
+	// target that fails in the midst leaves that many in doubt, and no more.
+	MaxTurning   = 4
+	MaxKeyFields = 8                             // sealed fields that one step of a key's rotation changes
+	minGrace     = Duration(time.Minute)         // clients need time to ask again
+	maxGrace     = Duration(31 * 24 * time.Hour) // beyond, the old secret is a standing one
 	// CoolingMS is how long a denial stands before the same may be asked again.
 	CoolingMS = 5 * 60 * 1000
 	// ReviewMS is how long an emergency grant may stay unreviewed before it is overdue.

@@ -156,6 +156,9 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 		if exists && o.Kind == KindTarget && typeOf(old.Spec) != typeOf(o.Spec) {
 			return refuse(CodeInvalid, "Target %s: the type of a target cannot change; make a new target.", o.Name)
 		}
+		if exists && o.Kind == KindAccount && !sameAccount(old.Spec, o.Spec) {
+			return refuse(CodeInvalid, "Account %s: target and usernames of an account cannot change, since its secrets belong to them; make a new account.", o.Name)
+		}
 		if !exists {
 			writes[o.Kind]++
 		}
@@ -203,6 +206,11 @@ func (s *state) checkReferences(o ObjectChange, changes []ObjectChange) Result {
 	switch o.Kind {
 	case KindRole:
 		kind, name = KindTarget, RoleTarget(o.Name)
+		if res := s.checkRoleAccount(o, changes); !res.OK() {
+			return res
+		}
+	case KindAccount:
+		kind, name = KindTarget, accountTarget(o.Spec)
 	case KindPrincipal:
 		var p PrincipalSpec
 		if err := json.Unmarshal(o.Spec, &p); err == nil && p.Owner != "" {
@@ -244,11 +252,18 @@ func (s *state) checkDelete(o ObjectChange, changes []ObjectChange) Result {
 		if role != "" && !deleted(KindRole, role) {
 			return refuse(CodeInUse, "Target %s still has the role %s. Delete its roles with it.", o.Name, role)
 		}
+		if res := s.checkDeleteRotating(o, deleted); !res.OK() {
+			return res
+		}
 	case KindRole:
 		for _, id := range s.ids(bucketLeaseOn, prefix(RoleTarget(o.Name)), 1<<20) {
 			if l, ok := s.lease(id); ok && l.Grant.Role == o.Name {
 				return refuse(CodeInUse, "Role %s has leases that are not ended. Revoke them first.", o.Name)
 			}
+		}
+	case KindAccount:
+		if res := s.checkDeleteAccount(o, deleted); !res.OK() {
+			return res
 		}
 	case KindPrincipal:
 		if len(s.ids(bucketLeaseOf, prefix(o.Name), 1)) > 0 {
@@ -288,6 +303,9 @@ func (s *state) change(c *context, o ObjectChange) {
 	for _, name := range o.Secrets {
 		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name }) // checked by checkSecrets
 		field := strings.TrimPrefix(name, o.Kind+"/"+o.Name+"/")
+		if s.ownsSecret(o.Kind, o.Name, field) {
+			continue // a rotated secret is never put back
+		}
 		s.put(bucketSecret, []byte(name), c.secrets[i].Value)
 		if !slices.Contains(rec.Secrets, field) {
 			rec.Secrets = append(rec.Secrets, field)
@@ -295,10 +313,12 @@ func (s *state) change(c *context, o ObjectChange) {
 		}
 	}
 	s.save(bucketObject, objectKey(o.Kind, o.Name), rec)
+	s.touchRotation(c, rec)
 }
 
 func (s *state) deleteObject(o Object) {
 	s.del(bucketObject, objectKey(o.Kind, o.Name))
+	s.dropRotation(o)
 	for _, f := range o.Secrets {
 		s.del(bucketSecret, []byte(o.Kind+"/"+o.Name+"/"+f))
 	}

@@ -391,6 +391,41 @@ func (v *view) due(bucket string, ms int64, limit int) (ids []string, next int64
 	return ids, next
 }
 
+// Rotation returns what is known of a subject's rotation.
+func (q Query) Rotation(subject string) (Rotation, bool) { return q.v.rotation(subject) }
+
+// Rotations calls fn for every rotation, by subject.
+func (q Query) Rotations(fn func(Rotation) bool) {
+	scanFrom(q.v, bucketRotation, "", fn)
+}
+
+// DueRotations returns up to limit subjects that the leader is to look at.
+func (q Query) DueRotations(ms int64, limit int) (subjects []string, next int64) {
+	return q.v.due(bucketRotationDue, ms, limit)
+}
+
+// Rotated is the sequence at which a secret of the subject last came into use; 0:
+// none has by rotation.
+func (q Query) Rotated(subject string) uint64 {
+	return toUint(q.v.Get(bucketRotated, []byte(subject)))
+}
+
+// NextSecret is the one that a rotation in flight brings; nil where there is none.
+func (q Query) NextSecret(subject string) []byte {
+	return q.v.Get(bucketSecret, secretKey(secretOwner, subject, "next"))
+}
+
+// OldSecret is the one before the present secret of the slot being replaced.
+func (q Query) OldSecret(r Rotation) []byte {
+	return q.v.Get(bucketSecret, secretKey(secretOwner, r.Subject, oldField(r.Slot)))
+}
+
+// SlotSecret is the present secret of an account's slot; nil where nobody has told
+// the broker one.
+func (q Query) SlotSecret(account string, slot int) []byte {
+	return q.v.Get(bucketSecret, slotKey(account, slot))
+}
+
 // EndingTasks returns ended tasks that still have open leases.
 func (q Query) EndingTasks(limit int) []string { return q.v.ids(bucketTaskEnds, nil, limit) }
 

@@ -100,10 +100,13 @@ type TargetSpec struct {
 	Type   string            `json:"type"`
 	Zone   string            `json:"zone,omitempty"`
 	Labels map[string]string `json:"labels,omitempty"`
+	// Rotation is when the target's own secret is replaced: its admin account's, or
+	// its signing keys.
+	Rotation *Schedule `json:"rotation,omitempty"`
 }
 
 // targetCommon names the members that TargetSpec takes out of a spec.
-var targetCommon = []string{"type", "zone", "labels"}
+var targetCommon = []string{"type", "zone", "labels", "rotation"}
 
 // SplitTarget takes a Target's spec apart: the broker's part and the kind's.
 func SplitTarget(spec json.RawMessage) (TargetSpec, json.RawMessage, error) {
@@ -130,19 +133,25 @@ func SplitTarget(spec json.RawMessage) (TargetSpec, json.RawMessage, error) {
 	if t.Type == "" {
 		return t, nil, fmt.Errorf("type is missing: which kind of target is it?")
 	}
+	if err := checkSchedule(t.Rotation); err != nil {
+		return t, nil, err
+	}
 	rb, err := json.Marshal(rest)
 	return t, rb, err
 }
 
 // RoleSpec is a Role's spec. The role's name is target/suffix.
 type RoleSpec struct {
-	Scope     scope.Scope       `json:"scope"`
-	TTL       RoleTTL           `json:"ttl"`
-	Approvals []Approval        `json:"approvals,omitempty"`
-	Emergency *Emergency        `json:"emergency,omitempty"`
-	Caps      Caps              `json:"caps,omitzero"`
-	OnEnd     OnEnd             `json:"on_end,omitzero"`
-	Labels    map[string]string `json:"labels,omitempty"`
+	Scope     scope.Scope `json:"scope"`
+	TTL       RoleTTL     `json:"ttl"`
+	Approvals []Approval  `json:"approvals,omitempty"`
+	Emergency *Emergency  `json:"emergency,omitempty"`
+	Caps      Caps        `json:"caps,omitzero"`
+	OnEnd     OnEnd       `json:"on_end,omitzero"`
+	// Account, where given, is the account that the role gives out, with its
+	// present secret, instead of minting a credential.
+	Account string            `json:"account,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
 }
 
 // RoleTTL bounds a lease: Default where the request names none, Max for its
@@ -212,6 +221,8 @@ func checkSpec(kind, name string, spec json.RawMessage) error {
 		return err
 	case KindRole:
 		return checkRole(name, spec)
+	case KindAccount:
+		return checkAccount(spec)
 	case KindPolicy:
 		var p PolicySpec
 		return strict(spec, &p)
@@ -296,6 +307,14 @@ func checkRole(name string, spec json.RawMessage) error {
 		}
 		if reviewers < 2 {
 			return fmt.Errorf("emergency.review asks for at least two people: whoever skipped two pairs of eyes is looked at by two")
+		}
+	}
+	if r.Account != "" {
+		if want, err := AccountScope(r.Account).Normalise(); err != nil || r.Scope.String() != want.String() {
+			return fmt.Errorf("the scope of a role on an account is all of the account: %s", AccountScope(r.Account))
+		}
+		if r.OnEnd != (OnEnd{}) {
+			return fmt.Errorf("on_end is for credentials that are minted; an account lives on")
 		}
 	}
 	if r.Caps.PerInstance < 0 || r.Caps.PerPrincipal < 0 || r.Caps.MintsPerMinute < 0 {

@@ -1,0 +1,229 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/scope"
+)
+
+// MaxSlots is how many of an account's names on its target take turns.
+const MaxSlots = 2
+
+// AccountInitial is the sealed field of an Account that tells the broker the
+// secret that the account has before its first rotation.
+const AccountInitial = "initial_password"
+
+// AccountSpec is an Account's spec: an account that lives on its target and whose
+// secret the broker replaces.
+type AccountSpec struct {
+	Target string `json:"target"`
+	// Usernames are its names on the target: one, or two that take turns, so that
+	// what was given out before a turn goes on working for Grace.
+	Usernames []string  `json:"usernames"`
+	Rotation  *Schedule `json:"rotation,omitempty"`
+	Grace     Duration  `json:"grace,omitempty"`
+	// RotateAfterUse replaces the secret whenever a lease on the account has ended.
+	RotateAfterUse bool              `json:"rotate_after_use,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+}
+
+// Schedule says when a secret is replaced.
+type Schedule struct {
+	// Cron has five fields (minute, hour, day of month, month, day of week), read in
+	// TimeZone, an IANA name; UTC where it is empty.
+	Cron     string `json:"cron"`
+	TimeZone string `json:"time_zone,omitempty"`
+	// Jitter spreads turns: each comes up to so much later than Cron says.
+	Jitter Duration `json:"jitter,omitempty"`
+}
+
+func checkAccount(spec []byte) error {
+	var a AccountSpec
+	if err := strict(spec, &a); err != nil {
+		return err
+	}
+	if a.Target == "" {
+		return fmt.Errorf("target is missing: on which target does the account live?")
+	}
+	if len(a.Usernames) == 0 || len(a.Usernames) > MaxSlots {
+		return fmt.Errorf("usernames has one name, or two that take turns")
+	}
+	for i, u := range a.Usernames {
+		if u == "" || len(u) > MaxNameBytes || strings.ContainsFunc(u, func(r rune) bool { return r < ' ' || r == 0x7f }) || slices.Contains(a.Usernames[:i], u) {
+			return fmt.Errorf("usernames are different names of 1 to %d characters, none of them a control character", MaxNameBytes)
+		}
+	}
+	switch two := len(a.Usernames) == MaxSlots; {
+	case two && (a.Grace < minGrace || a.Grace > maxGrace):
+		return fmt.Errorf("grace says how long what was given out goes on working after a turn: %s to %s", time.Duration(minGrace), time.Duration(maxGrace))
+	case !two && a.Grace != 0:
+		return fmt.Errorf("grace needs two usernames that take turns: an account with one name has one secret at a time")
+	case two && a.RotateAfterUse:
+		return fmt.Errorf("rotate_after_use is for accounts with one name, which one holder at a time uses")
+	}
+	return checkSchedule(a.Rotation)
+}
+
+// checkSchedule checks what Apply relies on; whether Cron can be read was checked
+// at the door.
+func checkSchedule(s *Schedule) error {
+	if s == nil {
+		return nil
+	}
+	if s.Cron == "" || len(s.Cron) > MaxNameBytes || len(s.TimeZone) > MaxNameBytes {
+		return fmt.Errorf("rotation.cron is missing or too long; write five fields like \"0 3 * * 0\"")
+	}
+	if s.Jitter > maxGrace {
+		return fmt.Errorf("rotation.jitter is at most %s", time.Duration(maxGrace))
+	}
+	return nil
+}
+
+// accountPrefix begins the name of every lease on an account. No kind's
+// CredentialName begins so.
+const accountPrefix = "account/"
+
+// AccountLease is the name that a lease on an account has in the ledger.
+func AccountLease(account, bareID string) string { return accountPrefix + account + "/" + bareID }
+
+// AccountOf returns the account that a lease is on; ok is false for the lease of a
+// credential that was minted for it.
+func AccountOf(l Lease) (account string, ok bool) {
+	rest, ok := strings.CutPrefix(l.Name, accountPrefix)
+	i := strings.LastIndexByte(rest, '/')
+	if !ok || i < 0 {
+		return "", false
+	}
+	return rest[:i], true
+}
+
+// AccountScope is the scope of every role on an account: all of it.
+func AccountScope(account string) scope.Scope {
+	return scope.Scope{{Type: "account", Identifier: account, Actions: []string{"use"}}}
+}
+
+// checkAccountLease: a lease on an account bears its name, no other lease does,
+// and in two-slot mode it ends while its secret is sure to work.
+func (s *state) checkAccountLease(c *context, role RoleSpec, l Lease) Result {
+	if role.Account == "" {
+		if strings.HasPrefix(l.Name, accountPrefix) {
+			return refuse(CodeInvalid, "Role %s is on no account.", l.Grant.Role)
+		}
+		return done("")
+	}
+	var a AccountSpec
+	if _, ok := s.spec(KindAccount, role.Account, &a); !ok || a.Target != l.Target {
+		return refuse(CodeNotFound, "Role %s is on account %s, which does not exist on this target.", l.Grant.Role, role.Account)
+	}
+	switch {
+	case l.Name != AccountLease(role.Account, BareID(l.ID)):
+		return refuse(CodeInvalid, "A lease on account %s bears its name.", role.Account)
+	case len(a.Usernames) == MaxSlots && l.NotAfterMS > c.now+a.Grace.MS():
+		return refuse(CodeTTL, "The lease would outlive the grace of account %s: its secret might be replaced before.", role.Account)
+	}
+	return done("")
+}
+
+func accountTarget(spec []byte) string {
+	var a AccountSpec
+	if strict(spec, &a) != nil {
+		return ""
+	}
+	return a.Target
+}
+
+// sameAccount: an account's secrets belong to its target and its names there.
+func sameAccount(before, after []byte) bool {
+	var a, b AccountSpec
+	return strict(before, &a) == nil && strict(after, &b) == nil && a.Target == b.Target && slices.Equal(a.Usernames, b.Usernames)
+}
+
+// accountsOn lists the accounts on a target.
+func (v *view) accountsOn(target string) []string {
+	var out []string
+	v.Scan(bucketObject, []byte(KindAccount+"/"), nil, func(_, raw []byte) bool {
+		var o Object
+		if json.Unmarshal(raw, &o) == nil && accountTarget(o.Spec) == target {
+			out = append(out, o.Name)
+		}
+		return true
+	})
+	return out
+}
+
+// checkRoleAccount: a role gives out an account of its own target.
+func (s *state) checkRoleAccount(o ObjectChange, changes []ObjectChange) Result {
+	var r RoleSpec
+	if strict(o.Spec, &r) != nil || r.Account == "" {
+		return done("")
+	}
+	spec := s.present(KindAccount, r.Account).Spec
+	for _, x := range changes {
+		if x.Kind == KindAccount && x.Name == r.Account && !x.Delete {
+			spec = x.Spec
+		}
+	}
+	if target := accountTarget(spec); target != RoleTarget(o.Name) {
+		return refuse(CodeNotFound, "Role %s is on account %s, which does not exist on target %s.", o.Name, r.Account, RoleTarget(o.Name))
+	}
+	return done("")
+}
+
+// present is an object, or an empty one where it does not exist.
+func (v *view) present(kind, name string) Object {
+	o, _ := v.object(kind, name)
+	return o
+}
+
+// checkDeleteAccount refuses to forget a secret that something still gives out.
+func (s *state) checkDeleteAccount(o ObjectChange, deleted func(kind, name string) bool) Result {
+	target := accountTarget(s.present(KindAccount, o.Name).Spec)
+	var role string
+	s.Scan(bucketObject, objectKey(KindRole, target+"/"), nil, func(_, raw []byte) bool {
+		var x Object
+		var r RoleSpec
+		if json.Unmarshal(raw, &x) == nil && json.Unmarshal(x.Spec, &r) == nil && r.Account == o.Name && !deleted(KindRole, x.Name) {
+			role = x.Name
+		}
+		return role == ""
+	})
+	if role != "" {
+		return refuse(CodeInUse, "Account %s is given out by the role %s. Delete its roles with it.", o.Name, role)
+	}
+	if r, ok := s.rotation(RotationSubject(KindAccount, o.Name)); ok && r.InFlight() {
+		return refuse(CodeInUse, "The secret of account %s is being replaced. Wait for its end: mayfly get rotations", o.Name)
+	}
+	return done("")
+}
+
+// checkDeleteRotating refuses to delete a target whose own secret is on its way,
+// or on which accounts live.
+func (s *state) checkDeleteRotating(o ObjectChange, deleted func(kind, name string) bool) Result {
+	if r, ok := s.rotation(RotationSubject(o.Kind, o.Name)); ok && r.InFlight() {
+		return refuse(CodeInUse, "The secret of target %s is being replaced. Wait for its end: mayfly get rotations", o.Name)
+	}
+	for _, a := range s.accountsOn(o.Name) {
+		if !deleted(KindAccount, a) {
+			return refuse(CodeInUse, "Target %s still has the account %s. Delete its accounts with it.", o.Name, a)
+		}
+	}
+	return done("")
+}
+
+// ownsSecret says whether a sealed field is rotation's: what people wrote there
+// is out of date for good. The initial secret of an account counts until its
+// first turn alone.
+func (v *view) ownsSecret(kind, name, field string) bool {
+	r, ok := v.rotation(RotationSubject(kind, name))
+	switch {
+	case !ok:
+		return false
+	case kind == KindAccount:
+		return field == AccountInitial && (r.Turns > 0 || r.State != RotationIdle)
+	}
+	return r.Field == field && (r.Turns > 0 || r.State != RotationIdle)
+}

@@ -364,6 +364,9 @@ func (e *Engine) openNames(target string) map[string]bool {
 	err := e.view(func(q ledger.Query) error {
 		for _, id := range q.LeasesOn(target, 1<<20) {
 			if l, ok := q.Lease(id); ok && l.State == ledger.LeaseOpen && l.MintDeadlineMS < now {
+				if _, given := ledger.AccountOf(l); given {
+					continue // nothing on the target bears its name
+				}
 				out[l.Name] = true
 			}
 		}

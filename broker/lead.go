@@ -63,8 +63,9 @@ const (
 func (e *Engine) Lead(ctx context.Context) {
 	e.lead.since.Store(e.now().UnixMilli())
 	e.targets.closeAll() // connections of an earlier term
-	w := newWithdrawer(e)
+	w, r := newWithdrawer(e), newRotator(e)
 	defer w.wait()
+	defer r.wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	nextSweep, nextTidy := e.now(), e.now().Add(tidyEvery)
@@ -87,6 +88,7 @@ func (e *Engine) Lead(ctx context.Context) {
 			e.log.Warn("cannot end what is due; trying again", "error", err)
 		}
 		w.start(ctx)
+		r.start(ctx, &sleep)
 		if now := e.now(); now.After(nextSweep) {
 			e.sweep(ctx)
 			nextSweep = now.Add(sweepEvery)

@@ -127,7 +127,7 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 	}
 	defer e.targets.release(t)
 	ext, ok := t.issuer.(issuers.Extender)
-	if !ok {
+	if _, given := ledger.AccountOf(l); !ok || given {
 		return out, false, fault.New(fault.Conflict, "not_renewable", "Credentials of target %s cannot be extended. Request a new one.", l.Target)
 	}
 	if cmd.ExpiresMS > l.ExpiresMS {

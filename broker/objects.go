@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -47,7 +46,7 @@ func (e *Engine) Objects(_ context.Context, c Caller, kind string) ([]wire.Objec
 				return err
 			}
 			if e.mayRead(q, c, r) {
-				out = append(out, wireObject(o))
+				out = append(out, withRotation(q, wireObject(o)))
 			}
 		}
 		return nil
@@ -78,7 +77,7 @@ func (e *Engine) Object(ctx context.Context, c Caller, kind, name string) (wire.
 		if !ok {
 			return fault.New(fault.NotFound, "not_found", "%s %s does not exist. List them with: mayfly get %s", kind, name, strings.ToLower(kind))
 		}
-		out = wireObject(o)
+		out = withRotation(q, wireObject(o))
 		return nil
 	})
 	return out, err
@@ -226,7 +225,7 @@ func (e *Engine) changes(q ledger.Query, in wire.ApplyRequest) ([]change, error)
 		return nil
 	}
 	for _, o := range in.Objects {
-		if err := add(o.Kind, o.Name, func(x *change) error { return e.fillSpec(x, o) }); err != nil {
+		if err := add(o.Kind, o.Name, func(x *change) error { return e.fillSpec(q, x, o) }); err != nil {
 			return nil, err
 		}
 	}
@@ -266,7 +265,7 @@ func unnamed(q ledger.Query, named []change, seen map[wire.Ref]bool) []wire.Ref 
 }
 
 // fillSpec takes over a document's spec, in canonical form, and its secrets.
-func (e *Engine) fillSpec(x *change, o wire.Object) error {
+func (e *Engine) fillSpec(q ledger.Query, x *change, o wire.Object) error {
 	x.Spec = o.Spec
 	if len(x.Spec) == 0 {
 		x.Spec = json.RawMessage(`{}`)
@@ -274,6 +273,9 @@ func (e *Engine) fillSpec(x *change, o wire.Object) error {
 	if x.Kind == ledger.KindRole {
 		var r ledger.RoleSpec
 		if err := json.Unmarshal(x.Spec, &r); err == nil {
+			if r.Account != "" && len(r.Scope) == 0 {
+				r.Scope = ledger.AccountScope(r.Account)
+			}
 			if n, err := r.Scope.Normalise(); err == nil {
 				var all map[string]json.RawMessage
 				if json.Unmarshal(x.Spec, &all) == nil {
@@ -291,10 +293,11 @@ func (e *Engine) fillSpec(x *change, o wire.Object) error {
 		return err
 	}
 	for _, name := range slices.Sorted(mapKeys(fields)) {
-		salt := make([]byte, 16)
-		_, _ = rand.Read(salt) // never fails
+		if q.RotationOwns(x.Kind, x.Name, name) {
+			continue // a rotated secret is never put back
+		}
 		full := x.Kind + "/" + x.Name + "/" + name
-		x.secrets = append(x.secrets, ledger.Secret{Name: full, Salt: salt, Value: []byte(fields[name].Reveal())})
+		x.secrets = append(x.secrets, sealed(full, fields[name]))
 		x.Secrets = append(x.Secrets, full)
 	}
 	return nil
@@ -378,7 +381,12 @@ func (e *Engine) checkObject(q ledger.Query, plan []change, x change) error {
 		if err != nil {
 			return err
 		}
-		return kind.CheckSpec(rest)
+		if err := kind.CheckSpec(rest); err != nil {
+			return err
+		}
+		return checkTargetRotation(kind, spec, rest)
+	case ledger.KindAccount:
+		return e.checkAccountObject(q, plan, x)
 	case ledger.KindRole:
 		return e.checkRoleObject(q, plan, x)
 	}
@@ -398,11 +406,7 @@ func (e *Engine) checkRoleObject(q ledger.Query, plan []change, x change) error 
 		return err
 	}
 	target := ledger.RoleTarget(x.Name)
-	o, ok := q.Object(ledger.KindTarget, target)
-	raw := o.Spec
-	if i := slices.IndexFunc(plan, func(y change) bool { return y.Kind == ledger.KindTarget && y.Name == target && !y.Delete }); i >= 0 {
-		raw, ok = plan[i].Spec, true
-	}
+	raw, ok := planned(q, plan, ledger.KindTarget, target)
 	if !ok {
 		return fault.New(fault.NotFound, "target_not_found", "Role %s belongs to target %s, which does not exist.", x.Name, target)
 	}
@@ -415,8 +419,8 @@ func (e *Engine) checkRoleObject(q ledger.Query, plan []change, x change) error 
 		return err
 	}
 	n, err := r.Scope.Normalise()
-	if err != nil {
-		return err
+	if err != nil || r.Account != "" {
+		return err // the ledger knows the one scope of a role on an account
 	}
 	return kind.CheckScope(rest, n)
 }

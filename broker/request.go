@@ -140,6 +140,8 @@ type footing struct {
 	chain   []string
 	scope   scope.Scope
 	maxTTL  time.Duration // the kind's own bound; 0: none
+	maxBy   string        // what maxTTL is: "target", "account"
+	account ledger.AccountSpec
 }
 
 // plan reads, narrows and decides. On success the plan holds an acquired
@@ -219,21 +221,43 @@ func (e *Engine) footing(q ledger.Query, c Caller, a access) (f footing, err err
 	if err != nil {
 		return f, err
 	}
+	if f.role.Account != "" {
+		return f, f.standOnAccount(q, a)
+	}
 	rest := f.target.rest
 	kind, ok := e.kinds[f.target.spec.Type]
 	if !ok {
 		return f, fault.New(fault.Invalid, "unknown_target_type", "Target %s has a type that this build does not know.", f.target.object.Name)
 	}
 	if b, ok := kind.(issuers.Bounder); ok {
-		f.maxTTL = b.MaxTTL(rest)
+		f.maxTTL, f.maxBy = b.MaxTTL(rest), "target"
 	}
 	if err := kind.CheckScope(rest, f.scope); err != nil {
 		return f, fault.Wrap(err, fault.Invalid, "invalid_authorization_details", "%v", err)
 	}
+	return f, f.checkTTL(a)
+}
+
+func (f footing) checkTTL(a access) error {
 	if a.ttl > time.Duration(f.role.TTL.Max) {
-		return f, fault.New(fault.Denied, "ttl_exceeds_role", "A ttl of %s was asked for; role %s allows at most %s.", a.ttl, a.Role, time.Duration(f.role.TTL.Max))
+		return fault.New(fault.Denied, "ttl_exceeds_role", "A ttl of %s was asked for; role %s allows at most %s.", a.ttl, a.Role, time.Duration(f.role.TTL.Max))
 	}
-	return f, nil
+	return nil
+}
+
+// standOnAccount: what a role on an account gives out is there already. Where two
+// names take turns, it is sure to work for the grace and no longer.
+func (f *footing) standOnAccount(q ledger.Query, a access) (err error) {
+	if len(a.csr) > 0 || len(a.PublicKey) > 0 {
+		return fault.New(fault.Invalid, "invalid_request", "Role %s gives out an account; csr and public_key mean nothing for it.", a.Role)
+	}
+	if f.account, err = onAccount(q, f.role); err != nil {
+		return err
+	}
+	if len(f.account.Usernames) == ledger.MaxSlots {
+		f.maxTTL, f.maxBy = time.Duration(f.account.Grace), "account"
+	}
+	return f.checkTTL(a)
 }
 
 // taskFor finds the named task, which must be the caller's and open, and the
@@ -337,6 +361,9 @@ func (e *Engine) compose(q ledger.Query, c Caller, a access, f footing, r ruling
 			Chain: f.chain, Role: a.Role, RoleVersion: f.roleObj.Version, Scope: f.scope, Purpose: r.Request.Context.Purpose, BoundedBy: b.by,
 		},
 	}
+	if f.role.Account != "" {
+		cmd.Lease.Name, cmd.Lease.Revocable = ledger.AccountLease(f.role.Account, ledger.BareID(id)), f.account.RotateAfterUse
+	}
 	if f.task != nil {
 		cmd.Lease.Grant.TaskID = f.task.ID
 		a.onGrant(&cmd.Lease, now)
@@ -372,7 +399,7 @@ func bound(now time.Time, asked time.Duration, f footing, d policy.Decision) bou
 		}
 	}
 	if f.maxTTL > 0 && now.Add(f.maxTTL).Before(b.notAfter) {
-		b.notAfter, b.by = now.Add(f.maxTTL), "target"
+		b.notAfter, b.by = now.Add(f.maxTTL), f.maxBy
 	}
 	if f.task != nil {
 		if dl := time.UnixMilli(f.task.DeadlineMS); dl.Before(b.notAfter) {
@@ -444,6 +471,9 @@ func (e *Engine) slot(ctx context.Context, t *target) (func(), error) {
 // lease: whatever the target did is withdrawn. The caller has told e.settled that
 // the mint begins.
 func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec) (wire.AccessAnswer, error) {
+	if account, ok := ledger.AccountOf(l); ok {
+		return e.handOut(ctx, t, l, account)
+	}
 	// The client may go away; the mint goes on to its deadline, so that its
 	// outcome is known and a retry finds the account.
 	mctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.UnixMilli(l.MintDeadlineMS))
@@ -527,7 +557,11 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 	defer done()
 	h := e.header(c)
 	h.Idem = nil // the key belongs to the lease, not to this generation
-	next := ledger.RemintLease{ID: l.ID, Generation: l.Generation + 1, Name: t.kind.CredentialName(ledger.BareID(l.ID), l.Generation+1), MintDeadlineMS: e.now().Add(e.cfg.Timing.Mint).UnixMilli()}
+	name := l.Name
+	if _, ok := ledger.AccountOf(l); !ok {
+		name = t.kind.CredentialName(ledger.BareID(l.ID), l.Generation+1)
+	}
+	next := ledger.RemintLease{ID: l.ID, Generation: l.Generation + 1, Name: name, MintDeadlineMS: e.now().Add(e.cfg.Timing.Mint).UnixMilli()}
 	// From before the commit: once it stands the lease can be revoked and looked
 	// for, and that look is not the last one while this mint is on its way.
 	e.settled.begin(ledger.Lease{ID: l.ID, MintDeadlineMS: next.MintDeadlineMS}, t.term, false, e.now().UnixMilli())

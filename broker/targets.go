@@ -28,11 +28,12 @@ type targets struct {
 	open map[string]*target
 }
 
-// target is one opened target. It is replaced when its document or the term
-// changes; the old one closes when its last user is done.
+// target is one opened target. It is replaced when its document, a secret of it or
+// the term changes; the old one closes when its last user is done.
 type target struct {
 	name    string
 	version uint64
+	rotated uint64 // ledger.Query.Rotated of its secrets
 	term    uint64
 	kind    issuers.Kind
 	issuer  issuers.Issuer
@@ -60,11 +61,11 @@ func (t *targets) acquire(q ledger.Query, name string) (*target, error) {
 		return nil, fault.New(fault.NotFound, "not_found", "Target %s does not exist.", name)
 	}
 	o := doc.object
-	term := t.e.cfg.Log.Term()
+	term, rotated := t.e.cfg.Log.Term(), q.Rotated(ledger.RotationSubject(ledger.KindTarget, name))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if cur := t.open[name]; cur != nil {
-		if cur.version == o.Version && cur.term == term {
+		if cur.version == o.Version && cur.rotated == rotated && cur.term == term {
 			cur.users++ // guarded by t.mu
 			return cur, nil
 		}
@@ -79,6 +80,7 @@ func (t *targets) acquire(q ledger.Query, name string) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	fresh.rotated = rotated
 	t.open[name] = fresh
 	fresh.users++
 	return fresh, nil

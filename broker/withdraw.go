@@ -171,6 +171,24 @@ func (w *withdrawer) park(ctx context.Context, l *lane, failed map[string]error)
 // withdraw ends a batch of leases on their target and records the receipts.
 // failed holds those that failed alone; the error is for the whole target.
 func (e *Engine) withdraw(ctx context.Context, name string, batch []ledger.Lease) (failed map[string]error, err error) {
+	onAccounts, minted := split(batch)
+	items, failed := e.letGo(ctx, onAccounts)
+	if len(minted) > 0 {
+		more, alone, werr := e.withdrawMinted(ctx, name, minted)
+		items, err = append(items, more...), werr
+		maps.Copy(failed, alone)
+	}
+	if len(items) > 0 {
+		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.RecordWithdrawals{Items: items}); err != nil {
+			return failed, err
+		}
+		e.changed.tell()
+	}
+	return failed, err
+}
+
+// withdrawMinted has the target end the credentials of a batch of leases.
+func (e *Engine) withdrawMinted(ctx context.Context, name string, batch []ledger.Lease) (items []ledger.Withdrawal, failed map[string]error, err error) {
 	var t *target
 	roles := map[string]ledger.RoleSpec{}
 	err = e.view(func(q ledger.Query) (err error) {
@@ -183,13 +201,13 @@ func (e *Engine) withdraw(ctx context.Context, name string, batch []ledger.Lease
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer e.targets.release(t)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := t.fence(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	looked := e.now().UnixMilli()
 	term := e.cfg.Log.Term()
@@ -203,7 +221,6 @@ func (e *Engine) withdraw(ctx context.Context, name string, batch []ledger.Lease
 	}
 	outcomes := t.issuer.Withdraw(ctx, leases)
 	failed = map[string]error{}
-	var items []ledger.Withdrawal
 	var unreachable error
 	for i, o := range outcomes {
 		switch {
@@ -215,13 +232,7 @@ func (e *Engine) withdraw(ctx context.Context, name string, batch []ledger.Lease
 			failed[batch[i].ID] = o.Err
 		}
 	}
-	if len(items) > 0 {
-		if _, err := e.commit(ctx, e.header(Caller{}), &ledger.RecordWithdrawals{Items: items}); err != nil {
-			return failed, err
-		}
-		e.changed.tell()
-	}
-	return failed, unreachable
+	return items, failed, unreachable
 }
 
 // tidy sweeps what targets pool between leases, one after the other.

@@ -32,6 +32,13 @@ type Rotator interface {
 	TryLogin(ctx context.Context, username string, candidate secret.Text) error
 }
 
+// Presenter is implemented by issuers whose accounts can be given out.
+type Presenter interface {
+	// Present returns what a client needs to log in as username: the same fields as
+	// of a credential that was minted there.
+	Present(username string, s secret.Text) Credential
+}
+
 // Replacement is one account's next secret.
 type Replacement struct {
 	Username string

@@ -410,6 +410,10 @@ func (q Query) Rotated(subject string) uint64 {
 	return toUint(q.v.Get(bucketRotated, []byte(subject)))
 }
 
+// RotationOwns says whether a sealed field is rotation's: whoever writes the object
+// cannot put another secret there.
+func (q Query) RotationOwns(kind, name, field string) bool { return q.v.ownsSecret(kind, name, field) }
+
 // NextSecret is the one that a rotation in flight brings; nil where there is none.
 func (q Query) NextSecret(subject string) []byte {
 	return q.v.Get(bucketSecret, secretKey(secretOwner, subject, "next"))

@@ -121,6 +121,36 @@ type Object struct {
 	// Secrets are read by the client from files and sealed by the broker. Only
 	// in requests.
 	Secrets map[string]string `json:"secrets,omitempty"`
+	// Rotation is what its rotation has come to, where it has one. Only in answers.
+	Rotation *Rotation `json:"rotation,omitempty"`
+}
+
+// Rotation is where the replacing of a secret that lives on stands.
+type Rotation struct {
+	Kind   string `json:"kind"` // Account or Target
+	Name   string `json:"name"`
+	Target string `json:"target"`
+	// Username is whom an account is entered as now, where two names take turns.
+	Username string `json:"username,omitempty"`
+	State    string `json:"state" enum:"idle,turning,grace,retiring,publishing"`
+	// ID, Reason and BegunAt are the present turn's, or the last one's.
+	ID      string     `json:"id,omitempty"`
+	Reason  string     `json:"reason,omitempty" enum:"first,schedule,demand,use,withdrawn"`
+	Turns   uint64     `json:"turns"`
+	BegunAt *time.Time `json:"begun_at,omitempty"`
+	DoneAt  *time.Time `json:"done_at,omitempty"`
+	DueAt   *time.Time `json:"due_at,omitempty" doc:"The next turn by the schedule"`
+	NextAt  *time.Time `json:"next_at,omitempty" doc:"When something happens next: a turn, a retry, the end of a grace"`
+	Wanted  string     `json:"wanted,omitempty" doc:"Why a turn is to begin as soon as it can"`
+	Tries   int        `json:"tries,omitempty" doc:"Failures since the last success"`
+	Problem string     `json:"problem,omitempty"`
+}
+
+// RotateRequest asks for a secret to be replaced now.
+type RotateRequest struct {
+	Kind string `json:"kind" doc:"account or target"`
+	Name string `json:"name"`
+	Now  bool   `json:"now,omitempty" doc:"End the grace of what was given out before, too"`
 }
 
 // ApplyRequest writes objects, all or none.

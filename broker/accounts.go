@@ -1,0 +1,362 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/broker/policy"
+	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+// proofRotated is the receipt of a lease on an account whose secret was replaced
+// since: what the lease gave out opens nothing.
+const proofRotated = "rotated"
+
+// onAccount reads what a role on an account gives out.
+func onAccount(q ledger.Query, role ledger.RoleSpec) (ledger.AccountSpec, error) {
+	var a ledger.AccountSpec
+	if _, ok := q.Spec(ledger.KindAccount, role.Account, &a); !ok {
+		return a, fault.New(fault.NotFound, "not_found", "Account %s does not exist.", role.Account)
+	}
+	_, _, err := present(q, role.Account, a)
+	return a, err
+}
+
+// present is the name and the secret that an account is entered by now.
+func present(q ledger.Query, account string, a ledger.AccountSpec) (username string, s secret.Text, err error) {
+	r, _ := q.Rotation(ledger.RotationSubject(ledger.KindAccount, account))
+	raw := q.SlotSecret(account, r.Active)
+	switch {
+	case raw == nil:
+		detail := "Nobody has told the broker its secret, and its first rotation is not done"
+		if r.Problem != "" {
+			detail += ": " + r.Problem
+		}
+		return "", s, &fault.Error{Kind: fault.Unavailable, Code: "account_not_ready", RetryAfter: 2 * time.Second,
+			Detail: fmt.Sprintf("Account %s cannot be given out yet. %s. Retry, or look with: mayfly get account %s", account, detail, account)}
+	case len(a.Usernames) == 1 && r.InFlight():
+		return "", s, &fault.Error{Kind: fault.Unavailable, Code: "account_turning", RetryAfter: time.Second,
+			Detail: fmt.Sprintf("The secret of account %s is being replaced just now. Retry.", account)}
+	}
+	return a.Usernames[r.Active], secret.New(string(raw)), nil
+}
+
+// handOut delivers an account's present secret under a committed lease.
+func (e *Engine) handOut(ctx context.Context, t *target, l ledger.Lease, account string) (wire.AccessAnswer, error) {
+	var username string
+	var s secret.Text
+	err := e.view(func(q ledger.Query) error {
+		var a ledger.AccountSpec
+		if _, ok := q.Spec(ledger.KindAccount, account, &a); !ok {
+			return fault.New(fault.NotFound, "not_found", "Account %s does not exist.", account)
+		}
+		var err error
+		username, s, err = present(q, account, a)
+		return err
+	})
+	e.settled.end(l.ID)
+	p, ok := t.issuer.(issuers.Presenter)
+	if err == nil && !ok {
+		err = fault.New(fault.Upstream, "target_refused", "Targets of type %s cannot give out accounts.", t.kind.Name())
+	}
+	if err != nil {
+		e.giveUp(ctx, l)
+		return wire.AccessAnswer{}, err
+	}
+	return accessAnswer(l, p.Present(username, s), false, e.now()), nil
+}
+
+// split parts a batch of ending leases: those on accounts, of which the target
+// knows nothing, and those whose credentials are to be withdrawn there.
+func split(batch []ledger.Lease) (onAccounts, minted []ledger.Lease) {
+	for _, l := range batch {
+		if _, ok := ledger.AccountOf(l); ok {
+			onAccounts = append(onAccounts, l)
+		} else {
+			minted = append(minted, l)
+		}
+	}
+	return onAccounts, minted
+}
+
+// letGo ends leases on accounts. The account lives on; where its spec asks for it,
+// or the lease was withdrawn before its time, the lease has ended only when the
+// secret that it gave out has been replaced.
+func (e *Engine) letGo(ctx context.Context, batch []ledger.Lease) (items []ledger.Withdrawal, failed map[string]error) {
+	failed = map[string]error{}
+	for _, l := range batch {
+		name, _ := ledger.AccountOf(l)
+		receipt, want, err := e.lookAtAccount(name, l)
+		if err == nil && want != nil {
+			if _, err = e.commit(ctx, e.header(Caller{}), want); err == nil {
+				e.wake()
+			}
+		}
+		switch {
+		case err != nil:
+			failed[l.ID] = err
+		case receipt == nil:
+			failed[l.ID] = fmt.Errorf("waits for account %s to be rotated", name)
+		default:
+			// Settled: no mint of it was ever sent.
+			items = append(items, ledger.Withdrawal{LeaseID: l.ID, LookedMS: e.now().UnixMilli(), Settled: true, Receipt: receiptJSON(*receipt)})
+		}
+	}
+	return items, failed
+}
+
+// lookAtAccount says how a lease on an account has ended, or what it takes.
+func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Receipt, want *ledger.WantRotation, err error) {
+	err = e.view(func(q ledger.Query) error {
+		var a ledger.AccountSpec
+		if _, ok := q.Spec(ledger.KindAccount, name, &a); !ok {
+			receipt = &issuers.Receipt{Proof: issuers.ProofExpiresOnly, Detail: "the account is no longer known here; its secret is what it was"}
+			return nil
+		}
+		cmd := ledger.WantRotation{Subject: ledger.RotationSubject(ledger.KindAccount, name), Reason: ledger.RotateUsed}
+		switch l.End.Reason {
+		case ledger.EndRevoked, ledger.EndContained:
+			cmd.Reason, cmd.Urgent = ledger.RotateWithdrawn, true
+		case ledger.EndMintFailed:
+			receipt = &issuers.Receipt{Proof: issuers.ProofAbsent, Detail: "nothing was given out"}
+			return nil
+		default:
+			if !a.RotateAfterUse {
+				receipt = &issuers.Receipt{Proof: issuers.ProofExpiresOnly, Detail: "the account lives on, and its secret until the next rotation"}
+				return nil
+			}
+		}
+		r, _ := q.Rotation(cmd.Subject)
+		switch {
+		case r.BegunMS >= l.End.SinceMS && r.State == ledger.RotationIdle && r.DoneMS >= r.BegunMS:
+			receipt = &issuers.Receipt{Proof: proofRotated, Detail: "account " + name + " has had another secret since " + at(r.DoneMS).Format(time.RFC3339) + "; the target took it in a login"}
+		case r.BegunMS < l.End.SinceMS && r.Wanted == "" || cmd.Urgent && !r.Urgent:
+			want = &cmd
+		}
+		return nil
+	})
+	return receipt, want, err
+}
+
+// checkAccountObject checks at the door what Apply leaves to this build.
+func (e *Engine) checkAccountObject(q ledger.Query, plan []change, x change) error {
+	var a ledger.AccountSpec
+	if err := json.Unmarshal(x.Spec, &a); err != nil {
+		return err
+	}
+	raw, ok := planned(q, plan, ledger.KindTarget, a.Target)
+	if !ok {
+		return fault.New(fault.NotFound, "target_not_found", "Account %s lives on target %s, which does not exist.", x.Name, a.Target)
+	}
+	spec, rest, err := ledger.SplitTarget(raw)
+	if err != nil {
+		return err
+	}
+	kind, err := e.kind(spec.Type)
+	if err != nil {
+		return err
+	}
+	holder, ok := kind.(issuers.AdminHolder)
+	if !ok {
+		return fmt.Errorf("accounts on targets of type %s cannot be rotated; these can: %s", spec.Type, strings.Join(e.rotatingKinds(), ", "))
+	}
+	admin, _, err := holder.Admin(rest)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(a.Usernames, admin) {
+		return fmt.Errorf("%s is the account that the broker itself enters target %s by; rotate it with: mayfly rotate target %s", admin, a.Target, a.Target)
+	}
+	return checkCron(a.Rotation)
+}
+
+// rotatingKinds names the kinds on which accounts can be rotated.
+func (e *Engine) rotatingKinds() []string {
+	var out []string
+	for name, k := range e.kinds {
+		if _, ok := k.(issuers.AdminHolder); ok {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// checkTargetRotation: a target with a schedule has something to rotate.
+func checkTargetRotation(kind issuers.Kind, spec ledger.TargetSpec, rest []byte) error {
+	if spec.Rotation == nil {
+		return nil
+	}
+	if err := checkCron(spec.Rotation); err != nil {
+		return err
+	}
+	if _, ok := kind.(issuers.KeyTurner); ok {
+		return nil
+	}
+	_, _, err := turn{kind: kind, rest: rest, object: ledger.Object{Kind: ledger.KindTarget}}.login(0)
+	return err
+}
+
+// planned is an object's spec as it will be once the plan is written.
+func planned(q ledger.Query, plan []change, kind, name string) ([]byte, bool) {
+	if i := slices.IndexFunc(plan, func(y change) bool { return y.Kind == kind && y.Name == name && !y.Delete }); i >= 0 {
+		return plan[i].Spec, true
+	}
+	o, ok := q.Object(kind, name)
+	return o.Spec, ok
+}
+
+// Rotate asks for a secret to be replaced now, and waits a little for it. Now
+// also ends the grace of what was given out before.
+func (e *Engine) Rotate(ctx context.Context, c Caller, in wire.RotateRequest) (wire.Rotation, error) {
+	kind, err := canonicalKind(in.Kind)
+	if err != nil {
+		return wire.Rotation{}, err
+	}
+	if kind != ledger.KindAccount && kind != ledger.KindTarget {
+		return wire.Rotation{}, fault.New(fault.Invalid, "does_not_rotate", "%s is not rotated. What rotates is an account or a target: mayfly rotate account NAME, mayfly rotate target NAME", kind)
+	}
+	var ask question
+	var before ledger.Rotation
+	subject := ledger.RotationSubject(kind, in.Name)
+	err = e.view(func(q ledger.Query) error {
+		o, ok := q.Object(kind, in.Name)
+		if !ok {
+			return fault.New(fault.NotFound, "not_found", "%s %s does not exist. List them with: mayfly get %s", kind, in.Name, strings.ToLower(kind))
+		}
+		if err := e.rotatable(q, o); err != nil {
+			return err
+		}
+		before, _ = q.Rotation(subject)
+		r, err := e.resourceOf(q, kind, in.Name)
+		ask = question{action: policy.ActionRotate, resource: r}
+		return err
+	})
+	if err != nil {
+		return wire.Rotation{}, err
+	}
+	r, err := e.allow(ctx, c, ask)
+	if err != nil {
+		return wire.Rotation{}, err
+	}
+	h := e.header(c)
+	h.DecisionID, h.Decision = r.ID, r.encode()
+	if _, err := e.commit(ctx, h, &ledger.WantRotation{Subject: subject, Reason: ledger.RotateDemanded, Urgent: in.Now}); err != nil {
+		return wire.Rotation{}, err
+	}
+	e.wake()
+	return e.awaitTurn(ctx, subject, before)
+}
+
+// rotatable refuses what has no secret to replace.
+func (e *Engine) rotatable(q ledger.Query, o ledger.Object) error {
+	if o.Kind == ledger.KindAccount {
+		return nil
+	}
+	spec, rest, err := ledger.SplitTarget(o.Spec)
+	if err != nil {
+		return err
+	}
+	kind, err := e.kind(spec.Type)
+	if err != nil {
+		return err
+	}
+	spec.Rotation = &ledger.Schedule{Cron: "0 0 * * *"}
+	if err := checkTargetRotation(kind, spec, rest); err != nil {
+		return fault.New(fault.Invalid, "does_not_rotate", "Target %s: %v.", o.Name, err)
+	}
+	return nil
+}
+
+// turnWait is how long an answer waits for a turn to be done or to fail.
+const turnWait = 20 * time.Second
+
+// awaitTurn waits until a turn that was asked for has taken effect, or has failed
+// once, and says where it stands.
+func (e *Engine) awaitTurn(ctx context.Context, subject string, before ledger.Rotation) (wire.Rotation, error) {
+	ctx, cancel := context.WithTimeout(ctx, turnWait)
+	defer cancel()
+	for {
+		changed := e.changed.next()
+		var r ledger.Rotation
+		var out wire.Rotation
+		err := e.view(func(q ledger.Query) error {
+			r, _ = q.Rotation(subject)
+			out = wireRotation(q, r)
+			return nil
+		})
+		stands := r.ID != before.ID && !r.InFlight() && r.Wanted == "" || r.Tries > 0 && (r.ID != before.ID || r.Tries > before.Tries)
+		if err != nil || stands {
+			return out, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return out, nil
+		}
+	}
+}
+
+// Rotations lists what rotates and what the caller may read, by what is due next.
+func (e *Engine) Rotations(_ context.Context, c Caller) ([]wire.Rotation, error) {
+	out := []wire.Rotation{}
+	err := e.view(func(q ledger.Query) (err error) {
+		q.Rotations(func(r ledger.Rotation) bool {
+			kind, name := ledger.SplitSubject(r.Subject)
+			var res policy.Resource
+			if res, err = e.resourceOf(q, kind, name); err != nil {
+				return false
+			}
+			if e.mayRead(q, c, res) {
+				out = append(out, wireRotation(q, r))
+			}
+			return true
+		})
+		return err
+	})
+	slices.SortStableFunc(out, func(a, b wire.Rotation) int { return next(a).Compare(next(b)) })
+	return out, err
+}
+
+// next is when something happens to a rotation; those without a time come last.
+func next(r wire.Rotation) time.Time {
+	switch {
+	case r.NextAt != nil:
+		return *r.NextAt
+	case r.DueAt != nil:
+		return *r.DueAt
+	}
+	return time.Unix(1<<40, 0)
+}
+
+func wireRotation(q ledger.Query, r ledger.Rotation) wire.Rotation {
+	kind, name := ledger.SplitSubject(r.Subject)
+	w := wire.Rotation{
+		Kind: kind, Name: name, Target: r.Target, State: r.State, ID: r.ID, Reason: r.Reason, Turns: r.Turns, Wanted: r.Wanted,
+		BegunAt: atOrNil(r.BegunMS), DoneAt: atOrNil(r.DoneMS), DueAt: atOrNil(r.DueMS), NextAt: atOrNil(r.AtMS), Tries: r.Tries, Problem: r.Problem,
+	}
+	var a ledger.AccountSpec
+	if kind == ledger.KindAccount {
+		if _, ok := q.Spec(kind, name, &a); ok && r.Active < len(a.Usernames) {
+			w.Username = a.Usernames[r.Active]
+		}
+	}
+	return w
+}
+
+// withRotation adds to an object what its rotation has come to.
+func withRotation(q ledger.Query, o wire.Object) wire.Object {
+	if r, ok := q.Rotation(ledger.RotationSubject(o.Kind, o.Name)); ok {
+		w := wireRotation(q, r)
+		o.Rotation = &w
+	}
+	return o
+}

@@ -42,10 +42,13 @@ type rotator struct {
 	mu   sync.Mutex
 	busy map[string]bool // subjects
 	on   map[string]int  // steps running, by target
+	// until holds subjects whose last step failed: not even that may have been
+	// written down, and a log that takes nothing is not to be asked without end.
+	until map[string]time.Time
 }
 
 func newRotator(e *Engine) *rotator {
-	return &rotator{e: e, busy: map[string]bool{}, on: map[string]int{}}
+	return &rotator{e: e, busy: map[string]bool{}, on: map[string]int{}, until: map[string]time.Time{}}
 }
 
 func (r *rotator) wait() { r.wg.Wait() }
@@ -71,35 +74,43 @@ func (r *rotator) start(ctx context.Context, sleep *time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range due {
-		if r.busy[x.Subject] || r.on[x.Target] >= ledger.MaxTurning {
+		if r.busy[x.Subject] || r.on[x.Target] >= ledger.MaxTurning || r.e.now().Before(r.until[x.Subject]) {
 			continue
 		}
+		delete(r.until, x.Subject)
 		r.busy[x.Subject] = true
 		r.on[x.Target]++
-		r.wg.Go(func() {
-			r.run(ctx, x.Subject)
-			r.mu.Lock()
-			delete(r.busy, x.Subject)
-			if r.on[x.Target]--; r.on[x.Target] == 0 {
-				delete(r.on, x.Target)
-			}
-			r.mu.Unlock()
-			r.e.wake() // another of this target may have waited for its turn
-		})
+		r.wg.Go(func() { r.done(x, r.run(ctx, x.Subject)) })
 	}
 }
 
 // run takes one subject on until it has nothing due.
-func (r *rotator) run(ctx context.Context, subject string) {
+func (r *rotator) run(ctx context.Context, subject string) error {
 	for range maxSteps {
 		more, err := r.e.rotateStep(ctx, subject)
 		if err != nil && ctx.Err() == nil {
 			r.e.log.Warn("rotation failed; trying again", "subject", subject, "error", err)
 		}
 		if err != nil || !more {
-			return
+			return err
 		}
 	}
+	return nil
+}
+
+// done makes room for another subject of the target.
+func (r *rotator) done(x ledger.Rotation, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.busy, x.Subject)
+	if r.on[x.Target]--; r.on[x.Target] == 0 {
+		delete(r.on, x.Target)
+	}
+	if err != nil {
+		r.until[x.Subject] = r.e.now().Add(firstRetry)
+		return
+	}
+	r.e.wake() // another may have waited for its turn
 }
 
 // turn is one look at a rotation: all that a step stands on, of one state.

@@ -270,6 +270,17 @@ func (c *Client) AuditVerify(ctx context.Context) (wire.VerifyAnswer, error) {
 	return get[wire.VerifyAnswer](ctx, c, "/audit/verify")
 }
 
+// Rotate has a secret replaced now. The answer says where that stands: it may have
+// failed, and is then tried again.
+func (c *Client) Rotate(ctx context.Context, in wire.RotateRequest) (wire.Rotation, error) {
+	return post[wire.Rotation](ctx, c, "/rotate", in)
+}
+
+// Rotations lists what rotates, by what is due next.
+func (c *Client) Rotations(ctx context.Context) ([]wire.Rotation, error) {
+	return get[[]wire.Rotation](ctx, c, "/rotations")
+}
+
 // Reconcile compares a target, or with "" all of them, with the ledger.
 func (c *Client) Reconcile(ctx context.Context, target string) ([]wire.Drift, error) {
 	return send[[]wire.Drift](ctx, c, call{path: "/reconcile" + query("target", target), extra: 2 * time.Minute}, nil)

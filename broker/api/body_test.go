@@ -156,6 +156,10 @@ func TestPathsReachTheEngine(t *testing.T) {
 	}
 	var task wire.EndTaskAnswer
 	okay(t, c.do(n, "POST", "/tasks/task_8/end", ""), &task)
+	okay(t, c.do(n, "POST", "/rotate", `{"kind":"account","name":"billing","now":true}`), new(wire.Rotation))
+	if _, _, in := n.broker.seen(); in != (wire.RotateRequest{Kind: "account", Name: "billing", Now: true}) {
+		t.Errorf("%+v", in)
+	}
 	var lease wire.Lease
 	okay(t, c.do(n, "POST", "/leases/lease_8/revoke", `{"force":true,"reason":"gone"}`), &lease)
 	if _, _, in := n.broker.seen(); task.Task.ID != "task_8" || lease.ID != "lease_8" || in != (wire.RevokeRequest{Force: true, Reason: "gone"}) {
@@ -184,7 +188,7 @@ func TestNamesMayHoldSlashesAndColons(t *testing.T) {
 func TestEmptyListsAreArrays(t *testing.T) {
 	tc, n := one(t)
 	c := tc.newClient(t, sesame, "dpop")
-	for _, path := range []string{"/keys", "/tasks", "/leases", "/objects/Role", "/sys/peers"} {
+	for _, path := range []string{"/keys", "/tasks", "/leases", "/objects/Role", "/sys/peers", "/rotations"} {
 		if r := c.do(n, "GET", path, ""); strings.TrimSpace(string(r.body)) != "[]" {
 			t.Fatalf("%s: %s", path, r.body)
 		}

@@ -93,6 +93,8 @@ type oversight interface {
 	AuditExport(ctx context.Context, c broker.Caller, from, to uint64, w io.Writer) error
 	AuditVerify(ctx context.Context, c broker.Caller) (wire.VerifyAnswer, error)
 	Reconcile(ctx context.Context, c broker.Caller, target string) ([]wire.Drift, error)
+	Rotate(ctx context.Context, c broker.Caller, in wire.RotateRequest) (wire.Rotation, error)
+	Rotations(ctx context.Context, c broker.Caller) ([]wire.Rotation, error)
 }
 
 // Node is one node's life as this package calls it. The engine comes apart from

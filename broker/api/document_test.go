@@ -18,7 +18,7 @@ var operations = []string{
 	"POST /tasks", "GET /tasks", "GET /tasks/{id}", "POST /tasks/{id}/heartbeat", "POST /tasks/{id}/end",
 	"POST /requests", "GET /leases", "GET /leases/{id}", "POST /leases/{id}/renew", "POST /leases/{id}/revoke",
 	"GET /whohas", "POST /contain", "POST /release", "GET /decisions/{id}", "POST /policy/test", "POST /policy/replay",
-	"GET /audit/entries", "GET /audit/export", "GET /audit/verify", "POST /reconcile",
+	"GET /audit/entries", "GET /audit/export", "GET /audit/verify", "POST /reconcile", "POST /rotate", "GET /rotations",
 	"GET /sys/status", "POST /sys/init", "POST /sys/unseal", "POST /sys/recover", "POST /sys/rekey",
 	"POST /sys/seal", "POST /sys/join-token", "GET /sys/peers", "POST /sys/remove-peer", "POST /sys/step-down",
 }

@@ -183,6 +183,12 @@ func (b *fakeBroker) Whohas(_ context.Context, c broker.Caller, name string) (wi
 func (b *fakeBroker) Contain(_ context.Context, c broker.Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
 	return wire.ContainAnswer{What: in.What}, b.note(c, in)
 }
+func (b *fakeBroker) Rotate(_ context.Context, c broker.Caller, in wire.RotateRequest) (wire.Rotation, error) {
+	return wire.Rotation{Kind: in.Kind, Name: in.Name}, b.note(c, in)
+}
+func (b *fakeBroker) Rotations(_ context.Context, c broker.Caller) ([]wire.Rotation, error) {
+	return nil, b.note(c, nil)
+}
 func (b *fakeBroker) Release(_ context.Context, c broker.Caller, in wire.ContainRequest) (wire.ContainAnswer, error) {
 	return wire.ContainAnswer{What: in.What}, b.note(c, in)
 }

@@ -55,6 +55,14 @@ func (f *surface) addOversight() {
 		func(ctx context.Context, c *call, in *body[wire.PolicyReplayRequest]) (wire.PolicyReplayAnswer, error) {
 			return c.broker.ReplayPolicies(ctx, c.caller, in.Body)
 		})
+	add(f, route{method: http.MethodPost, path: "/rotate", id: "rotate", tag: "oversight", summary: "Replace a secret that lives on"},
+		func(ctx context.Context, c *call, in *body[wire.RotateRequest]) (wire.Rotation, error) {
+			return c.broker.Rotate(ctx, c.caller, in.Body)
+		})
+	add(f, route{method: http.MethodGet, path: "/rotations", id: "list-rotations", tag: "oversight", place: anywhere, summary: "List what rotates, by what is due next"},
+		func(ctx context.Context, c *call, _ *struct{}) ([]wire.Rotation, error) {
+			return list(c.broker.Rotations(ctx, c.caller))
+		})
 	add(f, route{method: http.MethodPost, path: "/reconcile", id: "reconcile", tag: "oversight", timeout: longCall, summary: "Compare targets with the ledger"},
 		func(ctx context.Context, c *call, in *reconcileInput) ([]wire.Drift, error) {
 			return list(c.broker.Reconcile(ctx, c.caller, in.Target))

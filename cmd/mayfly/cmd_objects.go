@@ -232,8 +232,12 @@ func getCommand(s *shell) *cli.Command {
   mayfly get role
   mayfly get Role orders/readonly
   mayfly get target/orders -o yaml
-  mayfly get policy --field name`,
+  mayfly get policy --field name
+  mayfly get rotations                    what turns when, and what last happened`,
 		Action: s.with(1, 2, func(c *cli.Context, cl *client.Client, args []string) error {
+			if word := strings.ToLower(args[0]); len(args) == 1 && (word == "rotations" || word == "rotation") {
+				return showRotations(s, c, cl)
+			}
 			kind, name, err := kindName(args)
 			if err != nil {
 				return err
@@ -281,7 +285,9 @@ func summary(o wire.Object) string {
 			Default string `json:"default"`
 			Max     string `json:"max"`
 		} `json:"ttl"`
-		Members []json.RawMessage `json:"members"`
+		Members   []json.RawMessage `json:"members"`
+		Target    string            `json:"target"`
+		Usernames []string          `json:"usernames"`
 	}
 	// A spec of another shape leaves out what it does not have.
 	_ = json.Unmarshal(o.Spec, &spec)
@@ -292,6 +298,8 @@ func summary(o wire.Object) string {
 		return "ttl " + short(spec.TTL.Default) + ", at most " + short(spec.TTL.Max)
 	case "Group":
 		return count(len(spec.Members), "member")
+	case "Account":
+		return strings.Join(spec.Usernames, " and ") + " on " + spec.Target
 	case "Principal":
 		return spec.Owner
 	case "Policy":
@@ -314,6 +322,10 @@ func objectPage(p *page, o wire.Object) {
 	p.card("kind", o.Kind, "name", o.Name, "version", strconv.FormatUint(o.Version, 10), "changed", p.bothPtr(o.ChangedAt), "by", o.ChangedBy, "sealed", strings.Join(o.Sealed, ", "))
 	p.line("")
 	p.line(strings.TrimRight(string(specText(o.Spec)), "\n"))
+	if o.Rotation != nil {
+		p.line("")
+		p.rotation(*o.Rotation)
+	}
 }
 
 func deleteCommand(s *shell) *cli.Command {

@@ -34,6 +34,7 @@ func commands(s *shell) []*cli.Command {
 
 		whohasCommand(s),
 		auditCommand(s),
+		rotateCommand(s),
 		reconcileCommand(s),
 		containCommand(s),
 		releaseCommand(s),

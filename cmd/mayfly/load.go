@@ -174,9 +174,9 @@ func parseDocuments(path string, data []byte) ([]*yaml.Node, error) {
 	}
 }
 
-// topLevel are an object's keys; the last four are printed by `get` and say
+// topLevel are an object's keys; the last five are printed by `get` and say
 // nothing when written.
-var topLevel = []string{"kind", "name", "spec", "version", "changed_at", "changed_by", "sealed"}
+var topLevel = []string{"kind", "name", "spec", "version", "changed_at", "changed_by", "sealed", "rotation"}
 
 // object reads one node strictly.
 func (l *loader) object(path string, n *yaml.Node) (loaded, error) {

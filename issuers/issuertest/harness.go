@@ -75,6 +75,8 @@ type Harness struct {
 	Grace time.Duration
 	// Rotation is needed where the issuer is an [issuers.Rotator].
 	Rotation *Rotation
+	// Keys is needed where the kind is an [issuers.KeyTurner].
+	Keys *Keys
 }
 
 // Session is a live session that was opened with a credential.
@@ -144,6 +146,9 @@ var cases = []struct {
 	{"RotateHostile", testReplaceHostile},
 	{"RotateAdmin", testReplaceAdmin},
 	{"RotateUnreachable", testRotateUnreachable},
+	{"KeysTurn", testKeysTurn},
+	{"KeyTimes", testKeyTimes},
+	{"KeysGarbage", testTurnGarbage},
 	{"Unreachable", testUnreachable},
 	{"Closed", testClosed},
 }

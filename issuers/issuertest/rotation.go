@@ -21,9 +21,12 @@ type Rotation struct {
 	Login func(ctx context.Context, username string, s secret.Text) error
 	// Hold logs in and keeps the session open.
 	Hold func(ctx context.Context, username string, s secret.Text) (Session, error)
-	// Freeze makes the target hang, and returns what wakes it up again. It may be
-	// called twice.
+	// Freeze makes the target hang, and returns what wakes it up again. Nil where
+	// the target is several servers that would take each other for dead.
 	Freeze func(t *testing.T) (thaw func())
+	// Several says that the target is several servers: a crash may leave them with
+	// different secrets. TryLogin then says unknown, and another Replace settles it.
+	Several bool
 	// Names are hostile names that the target can give to an account.
 	Names []string
 }
@@ -131,6 +134,12 @@ func (s *suite) settle(t *testing.T, username string, before, next secret.Text, 
 	case answers[0] == nil && issuers.KindOf(answers[1]) == issuers.Refused && answers[1] != nil:
 		now = before
 	case answers[1] == nil && issuers.KindOf(answers[0]) == issuers.Refused && answers[0] != nil:
+		now = next
+	case s.Rotation.Several && answers[0] != nil && answers[1] != nil && issuers.KindOf(answers[0]) == issuers.Unknown && issuers.KindOf(answers[1]) == issuers.Unknown:
+		if err := r.replace(s.ctx, username, next, soon()); err != nil {
+			t.Fatalf("Replace after a crash that left several secrets: %v", err)
+		}
+		s.mustHold(t, r, username, next, before)
 		now = next
 	default:
 		t.Fatalf("after a crash TryLogin says of the secret before: %v; of the next: %v; want exactly one, and the other refused", answers[0], answers[1])

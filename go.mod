@@ -3,6 +3,7 @@ module github.com/mayfly-broker/mayfly
 go 1.26.8
 
 require (
+	filippo.io/edwards25519 v1.2.0
 	github.com/adhocore/gronx v1.20.4
 	github.com/cedar-policy/cedar-go v1.9.0
 	github.com/cenkalti/backoff/v5 v5.0.3
@@ -43,7 +44,6 @@ require (
 )
 
 require (
-	filippo.io/edwards25519 v1.2.0 // indirect
 	github.com/Microsoft/go-winio v0.6.2 // indirect
 	github.com/armon/go-metrics v0.4.1 // indirect
 	github.com/benbjohnson/immutable v0.4.0 // indirect

@@ -73,6 +73,10 @@ type Harness struct {
 	// Grace is how long the real system may go on accepting a withdrawn
 	// credential after Withdraw has returned. 0 means not at all.
 	Grace time.Duration
+	// Rotation is needed where the issuer is an [issuers.Rotator].
+	Rotation *Rotation
+	// Keys is needed where the kind is an [issuers.KeyTurner].
+	Keys *Keys
 }
 
 // Session is a live session that was opened with a credential.
@@ -132,6 +136,19 @@ var cases = []struct {
 	{"ListerShowsTheLive", testLister},
 	{"ExtendNeverRevives", testExtend},
 	{"OtherAbilities", testOtherAbilities},
+	{"RotateReplaces", testReplace},
+	{"RotateNeverMakes", testReplaceNeverMakes},
+	{"Hazard16RotateLeavesLeasesAlone", testReplaceForeign},
+	{"Hazard8LateRotation", testLateReplace},
+	{"RotateCrash", testReplaceCrash},
+	{"RotateHang", testReplaceHang},
+	{"RotateConcurrently", testConcurrentReplaces},
+	{"RotateHostile", testReplaceHostile},
+	{"RotateAdmin", testReplaceAdmin},
+	{"RotateUnreachable", testRotateUnreachable},
+	{"KeysTurn", testKeysTurn},
+	{"KeyTimes", testKeyTimes},
+	{"KeysGarbage", testTurnGarbage},
 	{"Unreachable", testUnreachable},
 	{"Closed", testClosed},
 }

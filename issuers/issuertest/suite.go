@@ -240,6 +240,13 @@ func (r *transcript) addSecret(v secret.Text) {
 	}
 }
 
+// sayError keeps an error in every form in which it could be printed.
+func (r *transcript) sayError(err error) {
+	if err != nil {
+		fmt.Fprintf(r, "error %v %+v %#v\n", err, err, err)
+	}
+}
+
 func (r *transcript) leaked() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -37,15 +37,16 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil || u.Scheme == "" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("jwt: the broker's external URL is needed for `iss`, without query and fragment (RFC 8414 §2)")
 	}
-	keys, err := readKeys(t.Secrets[SecretKeys])
+	keys, _, err := readKeys(t.Secrets[SecretKeys])
 	if err != nil {
 		return nil, fmt.Errorf("jwt: %w", err)
 	}
-	if keys[0].Algorithm != string(sp.Alg) {
+	// while a new key is only published, the one before may be for another algorithm
+	if !slices.ContainsFunc(keys, func(k jose.JSONWebKey) bool { return k.Algorithm == string(sp.Alg) }) {
 		return nil, fmt.Errorf("jwt: the spec says alg %s, but the signing key is for %s; rotate the target's key to change it", sp.Alg, keys[0].Algorithm)
 	}
 	signer, err := jose.NewSigner(
-		jose.SigningKey{Algorithm: sp.Alg, Key: keys[0]},
+		jose.SigningKey{Algorithm: jose.SignatureAlgorithm(keys[0].Algorithm), Key: keys[0]},
 		(&jose.SignerOptions{}).WithType("at+jwt"), // RFC 9068 §2.1: no ID token or DPoP proof can pass for it
 	)
 	if err != nil {

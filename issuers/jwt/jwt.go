@@ -30,9 +30,13 @@ const (
 	defaultMaxTTL = time.Hour      // what cannot be revoked is short (HAZARDS 18)
 	minMaxTTL     = time.Minute    // below, clocks that differ a little refuse every token
 	longestMaxTTL = 24 * time.Hour // beyond, it is a static key
-	maxScopeBytes = 4 << 10        // a token must fit an HTTP header; many servers stop at 8 KiB
-	maxTextBytes  = 256            // a principal, a task id
-	maxChain      = 16             // actors in a delegation chain
+	// how long verifiers may keep a key set before they look again
+	defaultPublish = time.Hour
+	minPublish     = time.Minute
+	longestPublish = 720 * time.Hour
+	maxScopeBytes  = 4 << 10 // a token must fit an HTTP header; many servers stop at 8 KiB
+	maxTextBytes   = 256     // a principal, a task id
+	maxChain       = 16      // actors in a delegation chain
 )
 
 // spec is a Target's spec.
@@ -43,14 +47,17 @@ type spec struct {
 	MaxTTL string `json:"max_ttl"`
 	// Audiences, where given, are the only audiences that roles may name.
 	Audiences []string `json:"audiences"`
+	// KeyPublish is how long a new key is published before it signs, as a Go
+	// duration; 1h when empty.
+	KeyPublish string `json:"key_publish"`
 
-	maxTTL time.Duration
+	maxTTL, publish time.Duration
 }
 
 func parseSpec(raw json.RawMessage) (spec, error) {
 	var s spec
 	if err := decodeStrictly(raw, &s); err != nil {
-		return s, fmt.Errorf("%w; allowed keys are alg (ES256 or EdDSA), max_ttl (1m to 24h) and audiences", err)
+		return s, fmt.Errorf("%w; allowed keys are alg (ES256 or EdDSA), max_ttl (1m to 24h), audiences and key_publish (1m to 720h)", err)
 	}
 	switch s.Alg {
 	case "":
@@ -68,6 +75,13 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	}
 	if s.maxTTL < minMaxTTL || s.maxTTL > longestMaxTTL {
 		return s, fmt.Errorf("max_ttl: %s; allowed are 1m to 24h, since a token cannot be revoked", s.maxTTL)
+	}
+	s.publish = defaultPublish
+	if s.KeyPublish != "" {
+		var err error
+		if s.publish, err = time.ParseDuration(s.KeyPublish); err != nil || s.publish < minPublish || s.publish > longestPublish {
+			return s, fmt.Errorf("key_publish: %q is not a duration from 1m to 720h, such as 1h", s.KeyPublish)
+		}
 	}
 	if len(s.Audiences) > 0 {
 		if err := checkAudiences(s.Audiences); err != nil {
@@ -103,6 +117,7 @@ var (
 	_ issuers.Kind        = Kind{}
 	_ issuers.SecretMaker = Kind{}
 	_ issuers.RoleWriter  = Kind{}
+	_ issuers.KeyTurner   = Kind{}
 )
 
 // Name implements [issuers.Kind].

@@ -102,6 +102,7 @@ func TestConformance(t *testing.T) {
 			api := service{keys: published(t, mustOpen(t, target)), alg: alg, audience: audience}
 			two := []string{audience, "https://api.example/users"}
 			issuertest.Run(t, issuertest.Harness{
+				Keys:     keysOf(alg),
 				Kind:     jwt.Kind{},
 				Target:   target,
 				Scope:    grant(two, "read", "write"),

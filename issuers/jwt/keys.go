@@ -18,9 +18,9 @@ import (
 )
 
 // SecretKeys names the target's secret: a JWK Set (RFC 7517 §5) of private
-// keys. The first key signs; all are published. A rotation first appends the new
-// key, so that verifiers learn it, then moves it to the front, and removes the
-// old one when the last token that it signed has ended.
+// keys. The first key signs; all are published. A rotation ([Kind.TurnKeys]) first
+// appends the new key, so that verifiers learn it, then moves it to the front, and
+// removes the old one when the last token that it signed has ended.
 const SecretKeys = "jwks"
 
 // maxKeys bounds the published set; two overlap in an ordinary rotation.
@@ -54,22 +54,26 @@ func thumbprint(key jose.JSONWebKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum), nil
 }
 
-// readKeys reads the sealed key set. Its errors never quote what they read.
-func readKeys(text secret.Text) ([]jose.JSONWebKey, error) {
-	var set jose.JSONWebKeySet
+// readKeys reads the sealed key set, and which phase of a rotation it is in. Its
+// errors never quote what they read.
+func readKeys(text secret.Text) (keys []jose.JSONWebKey, phase string, err error) {
+	var set sealedSet
 	if err := json.Unmarshal([]byte(text.Reveal()), &set); err != nil {
-		return nil, errors.New("the secret jwks is not a JWK Set")
+		return nil, "", errors.New("the secret jwks is not a JWK Set")
+	}
+	if set.Turn != "" && set.Turn != turnPublished && set.Turn != turnUsed || set.Turn != "" && len(set.Keys) < 2 {
+		return nil, "", errors.New("the secret jwks is in a phase of its rotation that does not fit its keys")
 	}
 	if len(set.Keys) == 0 || len(set.Keys) > maxKeys {
-		return nil, fmt.Errorf("the secret jwks holds %d keys; 1 to %d are allowed", len(set.Keys), maxKeys)
+		return nil, "", fmt.Errorf("the secret jwks holds %d keys; 1 to %d are allowed", len(set.Keys), maxKeys)
 	}
 	for i, key := range set.Keys {
 		kid, err := thumbprint(key)
 		if err != nil || kid != key.KeyID || !key.Valid() || key.Algorithm != algOf(key.Key) {
-			return nil, fmt.Errorf("key %d of the secret jwks is not a private ES256 or EdDSA key whose kid is its thumbprint", i)
+			return nil, "", fmt.Errorf("key %d of the secret jwks is not a private ES256 or EdDSA key whose kid is its thumbprint", i)
 		}
 	}
-	return set.Keys, nil
+	return set.Keys, set.Turn, nil
 }
 
 // algOf is the one algorithm that a private key is used with; empty for what is

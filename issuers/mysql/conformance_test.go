@@ -58,6 +58,7 @@ func conform(t *testing.T, f *fixture, also []string) {
 		Hold:         func(ctx context.Context, c issuers.Credential) (issuertest.Session, error) { return f.connect(ctx, c) },
 		RefusesOlder: true,
 		Unreachable:  f.with("address", "127.0.0.1:1").target(1).Spec,
+		Rotation:     f.rotation(),
 	}
 	if also != nil {
 		h.Stick = f.stick

@@ -38,6 +38,9 @@ var (
 	_ issuers.Lister     = (*Issuer)(nil)
 	_ issuers.Fencer     = (*Issuer)(nil)
 	_ issuers.Sweeper    = (*Issuer)(nil)
+
+	_ issuers.AdminHolder = Kind{}
+	_ issuers.Rotator     = (*Issuer)(nil)
 )
 
 // Name implements [issuers.Kind].

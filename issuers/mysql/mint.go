@@ -128,7 +128,7 @@ func guard(condition string) string {
 
 // inTime holds before the deadline, by the target's clock.
 func (a *account) inTime(d dialect) string {
-	return fmt.Sprintf("%s < %d", nowSQL, a.deadline.Add(d.offset).UnixMicro())
+	return d.inTime(a.deadline)
 }
 
 // reserve takes the lease's lock and commits the lease's row, if neither a row

@@ -5,11 +5,14 @@ import (
 	"crypto/rand"
 	"crypto/sha1" // what mysql_native_password is made of
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"filippo.io/edwards25519"
 
 	"github.com/mayfly-broker/mayfly/secret"
 )
@@ -50,6 +53,17 @@ func newVerifier(d dialect, plugin string, p secret.Text) (verifier, error) {
 		return verifier{plugin, cachingSHA2(p, rand.Text()[:20])}, nil
 	}
 	return verifier{}, fmt.Errorf("auth: this server (%s) has no %s", d.text, plugin)
+}
+
+// ed25519Key is the public key that MariaDB's ed25519 derives from a password of
+// any length: Ed25519 (RFC 8032 §5.1.5) with the password for a seed.
+func ed25519Key(p secret.Text) string {
+	sum := sha512.Sum512([]byte(p.Reveal()))
+	s, err := new(edwards25519.Scalar).SetBytesWithClamping(sum[:32])
+	if err != nil {
+		return "" // never: it has 32 bytes
+	}
+	return base64.RawStdEncoding.EncodeToString(new(edwards25519.Point).ScalarBaseMult(s).Bytes())
 }
 
 // nativeHash is SHA1(SHA1(password)), as mysql_native_password stores it. It is

@@ -136,6 +136,7 @@ func conform(t *testing.T, f *fixture) {
 		},
 		RefusesOlder: true,
 		Unreachable:  unreachable(t, f),
+		Rotation:     f.rotation(),
 	})
 }
 

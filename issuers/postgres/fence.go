@@ -23,7 +23,7 @@ func (is *Issuer) Fence(ctx context.Context) error {
 	}
 	defer conn.Release()
 	for n := 0; ; n++ {
-		older, err := is.older(ctx, conn.Conn())
+		older, err := is.connections(ctx, conn.Conn(), func(term uint64) bool { return term < is.term })
 		if err != nil {
 			return sentError("find connections of older leaders", err)
 		}
@@ -50,7 +50,8 @@ type backend struct {
 	app string
 }
 
-func (is *Issuer) older(ctx context.Context, c *pgx.Conn) ([]backend, error) {
+// connections returns the admin account's other connections of such terms.
+func (is *Issuer) connections(ctx context.Context, c *pgx.Conn, of func(term uint64) bool) ([]backend, error) {
 	rows, err := c.Query(ctx, `SELECT pid, application_name FROM pg_stat_activity
 		WHERE usename = current_user AND pid <> pg_backend_pid() AND starts_with(application_name, 'mayfly/')`)
 	if err != nil {
@@ -59,7 +60,7 @@ func (is *Issuer) older(ctx context.Context, c *pgx.Conn) ([]backend, error) {
 	var out []backend
 	var b backend
 	_, err = pgx.ForEachRow(rows, []any{&b.pid, &b.app}, func() error {
-		if term, ok := parseAppName(b.app); ok && term < is.term {
+		if term, ok := parseAppName(b.app); ok && of(term) {
 			out = append(out, b)
 		}
 		return nil

@@ -120,16 +120,12 @@ func (is *Issuer) write(ctx context.Context, a *account) error {
 // while a mint is half done (HAZARDS 8). The scope's lock is shared with other
 // joiners and keeps sweepers away (HAZARDS 15).
 func (is *Issuer) guards(c *pgx.Conn, a *account) (first, last string, err error) {
-	f := factsOf(c)
-	deadline := a.deadline.Add(f.offset)
-	at, err := literal(c, pgTime(deadline))
+	check, err := inTimeSQL(c, a.deadline.Add(factsOf(c).offset))
 	if err != nil {
 		return "", "", err
 	}
-	left := max(time.Until(a.deadline).Milliseconds(), 1)
-	check := "1/(clock_timestamp() < " + at + "::timestamptz)::int"
-	first = fmt.Sprintf("SELECT set_config('lock_timeout', '%d', true), set_config('statement_timeout', '%d', true), "+
-		"pg_advisory_xact_lock(%d), pg_advisory_xact_lock_shared(%d), %s", left, left, leaseKey(a.lease.ID), scopeKey(a.scopeRole), check)
+	first = fmt.Sprintf("SELECT %s, pg_advisory_xact_lock(%d), pg_advisory_xact_lock_shared(%d), %s",
+		limitSQL(a.deadline), leaseKey(a.lease.ID), scopeKey(a.scopeRole), check)
 	role, err := literal(c, ident(a.scopeRole))
 	if err != nil {
 		return "", "", err
@@ -141,6 +137,19 @@ func (is *Issuer) guards(c *pgx.Conn, a *account) (first, last string, err error
 	last = "SELECT " + check + ", EXISTS (SELECT FROM pg_shdescription WHERE classoid = 'pg_authid'::regclass AND objoid = " + role +
 		"::regrole AND description = " + ready + ")"
 	return first, last, nil
+}
+
+// limitSQL ends the transaction's statements, and their waits for locks, with a
+// deadline by our clock.
+func limitSQL(deadline time.Time) string {
+	left := max(time.Until(deadline).Milliseconds(), 1)
+	return fmt.Sprintf("set_config('lock_timeout', '%d', true), set_config('statement_timeout', '%d', true)", left, left)
+}
+
+// inTimeSQL is a guard: true before an instant of the target's clock.
+func inTimeSQL(c *pgx.Conn, deadline time.Time) (string, error) {
+	at, err := literal(c, pgTime(deadline))
+	return "1/(clock_timestamp() < " + at + "::timestamptz)::int", err
 }
 
 // pgTime formats an instant for the server, which keeps microseconds.

@@ -31,8 +31,10 @@ const accountMark = "mayfly lease="
 // Comments of a pooled role. Ready is written when every grant stands. Both name
 // the target's main database, where the locks are taken: a target keeps house
 // among its own pooled roles alone, not among those of another on the same server.
-func scopeMaking(mainDatabase string) string { return "mayfly scope: being made for " + mainDatabase }
-func scopeReady(mainDatabase string) string  { return "mayfly scope: ready for " + mainDatabase }
+func scopeMaking(mainDatabase string) string { return scopeMark + "being made for " + mainDatabase }
+func scopeReady(mainDatabase string) string  { return scopeMark + "ready for " + mainDatabase }
+
+const scopeMark = "mayfly scope: "
 
 // mark is what the comment on an account says. Comments on roles can be written
 // by accounts with CREATEROLE alone, so an account cannot forge its own.

@@ -50,7 +50,9 @@ func everyNode(ctx context.Context, t *testing.T, servers []*redistest.Server, l
 
 func TestConformanceWithSentinels(t *testing.T) {
 	f, w := watched(t, 1)
+	f.spec["persist"] = "config"
 	h := f.harness()
+	h.Rotation = f.rotation(w.Servers...)
 	h.Gone = func(ctx context.Context, l issuers.Lease) error { return everyNode(ctx, t, w.Servers, l) }
 	h.Hostile = h.Hostile[:20]
 	issuertest.Run(t, h)
@@ -162,7 +164,9 @@ func TestConformanceWithACluster(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	f.spec["persist"] = "config"
 	h := f.harness()
+	h.Rotation = f.rotation(nodes...)
 	h.Gone = func(ctx context.Context, l issuers.Lease) error { return everyNode(ctx, t, nodes, l) }
 	h.Use = func(ctx context.Context, c issuers.Credential) error {
 		r := clusterClient(nodes, c.Public["username"], c.Secret["password"].Reveal())

@@ -44,6 +44,8 @@ var (
 	_ issuers.Checker     = (*Issuer)(nil)
 	_ issuers.Lister      = (*Issuer)(nil)
 	_ issuers.Fencer      = (*Issuer)(nil)
+	_ issuers.AdminHolder = Kind{}
+	_ issuers.Rotator     = (*Issuer)(nil)
 )
 
 // Name implements [issuers.Kind].

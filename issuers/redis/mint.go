@@ -203,34 +203,10 @@ var errDisturbed = errors.New("the gate was disturbed")
 func (is *Issuer) try(ctx context.Context, u *user, n node, c *goredis.Client) error {
 	cn, done := conn(c)
 	defer done()
-	left := time.Until(u.deadline)
-	life := left - left/10 // what the round trip may cost
-	if life < time.Millisecond {
-		return tooLate()
-	}
-	gate := n.gate(u.lease.ID)
-	pipe := cn.Pipeline()
-	pipe.Do(ctx, "UNWATCH")
-	if n.replica {
-		if is.spec.Topology == topologyCluster {
-			pipe.Do(ctx, "READONLY")
-		}
-	} else { // to a replica the master's gate comes by replication
-		pipe.Do(ctx, "SET", gate, u.nonce, "PX", life.Milliseconds())
-	}
-	pipe.Do(ctx, "WATCH", gate)
-	ttl := pipe.Do(ctx, "PTTL", gate)
-	text := pipe.Do(ctx, "GET", gate)
-	look := pipe.Do(ctx, "ACL", "GETUSER", u.lease.Name)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, goredis.Nil) {
-		return beforeError(n.addr+": prepare the mint", err)
-	}
-	ms, err := ttl.Int64()
-	if err != nil || ms <= 0 || time.Now().Add(time.Duration(ms)*time.Millisecond).After(u.deadline) {
-		return errDisturbed
-	}
-	if got, err := text.Text(); err != nil || got != u.nonce {
-		return errDisturbed
+	g := guard{gate: n.gate(u.lease.ID), nonce: u.nonce, name: u.lease.Name, deadline: u.deadline}
+	look, _, err := is.watch(ctx, g, n, cn)
+	if err != nil {
+		return err
 	}
 	old, err := is.marks.readUser(u.lease.Name, look)
 	if err != nil {
@@ -239,7 +215,51 @@ func (is *Issuer) try(ctx context.Context, u *user, n node, c *goredis.Client) e
 	if err := is.mayReplace(u.lease, old); err != nil {
 		return err
 	}
-	return is.commit(context.WithValue(ctx, guarded{}, true), u, n, cn, gate, old.there)
+	return is.commit(context.WithValue(ctx, guarded{}, true), u, n, cn, g.gate, old.there)
+}
+
+// guard is a gate, what it holds, and the user whom it guards.
+type guard struct {
+	gate, nonce, name string
+	deadline          time.Time // by our clock
+}
+
+// watch puts up a gate, watches it and looks for the user. The connection's next
+// transaction does nothing once the gate has expired or was touched. also is the
+// answer to one more command, if one is given.
+func (is *Issuer) watch(ctx context.Context, g guard, n node, cn *goredis.Conn, more ...any) (look, also *goredis.Cmd, err error) {
+	left := time.Until(g.deadline)
+	life := left - left/10 // what the round trip may cost
+	if life < time.Millisecond {
+		return nil, nil, tooLate()
+	}
+	pipe := cn.Pipeline()
+	pipe.Do(ctx, "UNWATCH")
+	if n.replica {
+		if is.spec.Topology == topologyCluster {
+			pipe.Do(ctx, "READONLY")
+		}
+	} else { // to a replica the master's gate comes by replication
+		pipe.Do(ctx, "SET", g.gate, g.nonce, "PX", life.Milliseconds())
+	}
+	pipe.Do(ctx, "WATCH", g.gate)
+	ttl := pipe.Do(ctx, "PTTL", g.gate)
+	text := pipe.Do(ctx, "GET", g.gate)
+	look = pipe.Do(ctx, "ACL", "GETUSER", g.name)
+	if len(more) > 0 {
+		also = pipe.Do(ctx, more...)
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, goredis.Nil) {
+		return nil, nil, beforeError(n.addr+": prepare the change of "+g.name, err)
+	}
+	ms, err := ttl.Int64()
+	if err != nil || ms <= 0 || time.Now().Add(time.Duration(ms)*time.Millisecond).After(g.deadline) {
+		return nil, nil, errDisturbed
+	}
+	if got, err := text.Text(); err != nil || got != g.nonce {
+		return nil, nil, errDisturbed
+	}
+	return look, also, nil
 }
 
 // mayReplace decides whether a user of that name may be overwritten.
@@ -268,13 +288,7 @@ func (is *Issuer) commit(ctx context.Context, u *user, n node, cn *goredis.Conn,
 		if replace {
 			p.Do(ctx, "CLIENT", "KILL", "USER", u.lease.Name)
 		}
-		switch {
-		case n.replica:
-		case is.spec.Topology == topologyStandalone:
-			p.Do(ctx, "DEL", gate)
-		default: // it stays for the replicas
-			p.Do(ctx, "SET", gate, u.nonce, "KEEPTTL")
-		}
+		is.touch(ctx, p, n, gate, u.nonce)
 		return nil
 	})
 	if errors.Is(err, goredis.TxFailedErr) {
@@ -288,6 +302,17 @@ func (is *Issuer) commit(ctx context.Context, u *user, n node, cn *goredis.Conn,
 		return mintError(n.addr+": write "+u.lease.Name, e)
 	}
 	return nil
+}
+
+// touch ends a transaction: who watches the gate at the same time starts again.
+func (is *Issuer) touch(ctx context.Context, p goredis.Pipeliner, n node, gate, nonce string) {
+	switch {
+	case n.replica:
+	case is.spec.Topology == topologyStandalone:
+		p.Do(ctx, "DEL", gate)
+	default: // it stays for the replicas
+		p.Do(ctx, "SET", gate, nonce, "KEEPTTL")
+	}
 }
 
 // mintError classifies what the transaction answered. The rules are this

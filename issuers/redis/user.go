@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 
@@ -16,6 +17,7 @@ type found struct {
 	mark   mark
 	flags  []string
 	hashes int
+	blank  bool // it may do nothing: what ACL SETUSER makes of a name that is new
 }
 
 // readUser reads the answer to ACL GETUSER: nil, or a flat array of which only
@@ -36,8 +38,11 @@ func (m marker) readUser(name string, cmd *goredis.Cmd) (found, error) {
 			f.flags = texts(reply[i+1])
 		case "passwords":
 			hashes = texts(reply[i+1])
+		case "commands":
+			f.blank = reply[i+1] == "-@all"
 		}
 	}
+	f.blank = f.blank && slices.Contains(f.flags, "off")
 	f.hashes = len(hashes)
 	f.mark, f.ours = m.read(name, hashes)
 	return f, nil

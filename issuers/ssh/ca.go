@@ -67,35 +67,50 @@ type authority struct {
 	keys   []ssh.PublicKey // all of them, in order
 }
 
-// readCA reads the target's secret. Its errors never quote it.
-func readCA(text secret.Text, algorithm string) (authority, error) {
-	var ca authority
+// keyBlocks takes the target's secret apart. Its errors never quote it.
+func keyBlocks(text secret.Text) ([]*pem.Block, error) {
+	var out []*pem.Block
 	rest := []byte(text.Reveal())
 	for len(bytes.TrimSpace(rest)) > 0 {
 		var block *pem.Block
 		block, rest = pem.Decode(rest)
-		if block == nil || len(ca.keys) == maxKeys {
-			return ca, fmt.Errorf("the secret ca_key is not 1 to %d private keys in PEM", maxKeys)
+		if block == nil || len(out) == maxKeys {
+			return nil, fmt.Errorf("the secret ca_key is not 1 to %d private keys in PEM", maxKeys)
 		}
-		n := len(ca.keys) + 1
+		out = append(out, block)
+	}
+	if len(out) == 0 {
+		return nil, errors.New("the secret ca_key is missing")
+	}
+	return out, nil
+}
+
+// readCA reads the target's secret. Its errors never quote it. While a new key is
+// only published, the one before may be of another algorithm.
+func readCA(text secret.Text, algorithm string) (authority, error) {
+	var ca authority
+	blocks, err := keyBlocks(text)
+	if err != nil {
+		return ca, err
+	}
+	fits, first := false, ""
+	for i, block := range blocks {
 		raw, err := ssh.ParseRawPrivateKey(pem.EncodeToMemory(block))
 		if err != nil {
-			return ca, fmt.Errorf("key %d of the secret ca_key is not readable; give OpenSSH's format or PKCS#8, without a passphrase", n)
+			return ca, fmt.Errorf("key %d of the secret ca_key is not readable; give OpenSSH's format or PKCS#8, without a passphrase", i+1)
 		}
 		signer, alg, err := signerOf(raw)
 		if err != nil {
-			return ca, fmt.Errorf("key %d of the secret ca_key: %w", n, err)
+			return ca, fmt.Errorf("key %d of the secret ca_key: %w", i+1, err)
 		}
-		if n == 1 {
-			if alg != algorithm {
-				return ca, fmt.Errorf("the spec says ca_algorithm %s, but the signing key is %s", algorithm, alg)
-			}
-			ca.signer = signer
+		if i == 0 {
+			ca.signer, first = signer, alg
 		}
+		fits = fits || alg == algorithm && (i == 0 || block.Headers[turnHeader] == turnNext)
 		ca.keys = append(ca.keys, signer.PublicKey())
 	}
-	if len(ca.keys) == 0 {
-		return ca, errors.New("the secret ca_key is missing")
+	if !fits {
+		return ca, fmt.Errorf("the spec says ca_algorithm %s, but the signing key is %s; rotate the target's key to change it", algorithm, first)
 	}
 	return ca, nil
 }

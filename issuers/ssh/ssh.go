@@ -43,6 +43,11 @@ const (
 	longestUser   = 24 * time.Hour      // beyond, it is a static key that most servers cannot revoke
 	longestHost   = 30 * 24 * time.Hour // a server takes a new certificate by a reload, so it is asked for less
 
+	// how long servers may trust the CA's keys as they are before they fetch them again
+	defaultPublish = time.Hour
+	minPublish     = time.Minute
+	longestPublish = 720 * time.Hour
+
 	minMaxAge     = time.Second
 	longestMaxAge = 24 * time.Hour
 )
@@ -66,9 +71,12 @@ type spec struct {
 	Principals []string `json:"principals"`
 	// KRL, where given, says that servers fetch the revocation list.
 	KRL *krlSpec `json:"krl"`
+	// KeyPublish is how long a new key is published before it signs; 1h when empty.
+	KeyPublish string `json:"key_publish"`
 
-	maxTTL time.Duration
-	maxAge time.Duration // 0: nothing is known of the servers
+	maxTTL  time.Duration
+	maxAge  time.Duration // 0: nothing is known of the servers
+	publish time.Duration
 }
 
 // krlSpec is the administrator's word on the servers.
@@ -78,7 +86,7 @@ type krlSpec struct {
 	MaxAge string `json:"max_age"`
 }
 
-const allowedKeys = "allowed keys are ca_algorithm (ed25519 or ecdsa-p256), types (user, host), max_ttl, principals and krl (max_age)"
+const allowedKeys = "allowed keys are ca_algorithm (ed25519 or ecdsa-p256), types (user, host), max_ttl, principals, krl (max_age) and key_publish"
 
 func parseSpec(raw json.RawMessage) (spec, error) {
 	var s spec
@@ -107,6 +115,9 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	var err error
 	if s.maxTTL, err = duration("max_ttl", s.MaxTTL, defaultMaxTTL, minMaxTTL, longest); err != nil {
 		return s, fmt.Errorf("%w%s", err, why)
+	}
+	if s.publish, err = duration("key_publish", s.KeyPublish, defaultPublish, minPublish, longestPublish); err != nil {
+		return s, err
 	}
 	if s.KRL != nil {
 		if s.KRL.MaxAge == "" {
@@ -180,6 +191,7 @@ var (
 	_ issuers.SecretMaker = Kind{}
 	_ issuers.RoleWriter  = Kind{}
 	_ issuers.Bounder     = Kind{}
+	_ issuers.KeyTurner   = Kind{}
 )
 
 // Name implements [issuers.Kind].

@@ -262,6 +262,14 @@ func TestConformance(t *testing.T) {
 					return time.Unix(int64(cert.ValidBefore), 0), nil
 				},
 			}
+			h.Keys = &issuertest.Keys{
+				Old: []map[string]secret.Text{{ssh.SecretKey: secret.New(firstShape)}},
+				Verify: func(ctx context.Context, documents map[string][]byte, c issuers.Credential) error {
+					put(t, s, sshdtest.FileCA, documents["ca.pub"])
+					put(t, s, sshdtest.FileKRL, documents["krl"])
+					return people.login(ctx, s, c)
+				},
+			}
 			if c.own {
 				h.Prepare, h.NoSecret = people.prepare, true
 			}

@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"time"
 
@@ -29,42 +28,27 @@ const (
 // maxChain bounds the certificates of an imported CA, its own included.
 const maxChain = 5
 
+// maxTurned bounds what a rotation adds to them: the other CA, and the two by which
+// they vouch for each other.
+const maxTurned = 3
+
 // backdate lets a verifier whose clock is a little behind accept a certificate
 // at once.
 const backdate = 30 * time.Second
 
 // MakeSecrets makes the target's CA: a P-256 key and a self-signed certificate
-// for end entities only (path length 0), bounded by the name constraints. To
-// have an intermediate of an existing CA instead, the target is written with
-// both secrets given.
+// bounded by the name constraints. Its path length is 1, for the one certificate by
+// which it vouches for its successor ([Kind.TurnKeys]); it signs no other CA. To
+// have an intermediate of an existing CA instead, the target is written with both
+// secrets given.
 func (Kind) MakeSecrets(raw json.RawMessage) (map[string]secret.Text, error) {
 	sp, err := parseSpec(raw)
 	if err != nil {
 		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, der, err := sp.makeCA(nil)
 	if err != nil {
-		return nil, fmt.Errorf("make the CA key: %w", err)
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, fmt.Errorf("make the CA serial: %w", err)
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber:          serial.Add(serial, big.NewInt(1)),
-		Subject:               pkix.Name{CommonName: sp.CAName},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(sp.caTTL),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}
-	sp.NameConstraints.constrain(template)
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("make the CA certificate: %w", err)
+		return nil, err
 	}
 	keyPEM, err := encodeKey(key)
 	if err != nil {
@@ -74,6 +58,38 @@ func (Kind) MakeSecrets(raw json.RawMessage) (map[string]secret.Text, error) {
 		SecretKey:         keyPEM,
 		SecretCertificate: secret.New(encodeCertificate(der)),
 	}, nil
+}
+
+// makeCA makes a CA, by the name of the one before it if there is one.
+func (sp spec) makeCA(before *x509.Certificate) (*ecdsa.PrivateKey, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the CA key: %w", err)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: sp.CAName},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(sp.caTTL),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLen:            1,
+	}
+	if before != nil {
+		template.RawSubject = before.RawSubject
+	}
+	sp.NameConstraints.constrain(template)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the CA certificate: %w", err)
+	}
+	return key, der, nil
 }
 
 // constrain puts the constraints into a CA's template; a nil c puts none.
@@ -96,22 +112,51 @@ func (c *constraints) constrain(template *x509.Certificate) {
 type authority struct {
 	key   crypto.Signer
 	cert  *x509.Certificate
-	chain string // PEM: cert, then what stands above it
+	certs []*x509.Certificate // cert, then what stands above it
 	roots *x509.CertPool
+
+	// of a rotation; nil and empty outside one. See the headers in turn.go.
+	phase            string
+	otherKey         crypto.Signer
+	other            *x509.Certificate
+	cross, crossNext *x509.Certificate
+}
+
+// chain is what is delivered beside a certificate: what leads from it to a root,
+// that one's included, then what leads to the other root of a rotation. PEM.
+func (ca authority) chain() string {
+	return encodeAll(ca.certs) + encodeAll([]*x509.Certificate{ca.cross, ca.other})
+}
+
+// trusted is what verifiers are to trust, the signing CA first. PEM.
+func (ca authority) trusted() string {
+	return encodeAll(ca.certs) + encodeAll([]*x509.Certificate{ca.other})
+}
+
+func encodeAll(certs []*x509.Certificate) (out string) {
+	for _, c := range certs {
+		if c != nil {
+			out += encodeCertificate(c.Raw)
+		}
+	}
+	return out
 }
 
 // readCA reads and checks the target's secrets. Its errors never quote them.
 func readCA(secrets map[string]secret.Text) (authority, error) {
 	var ca authority
-	var err error
-	if ca.key, err = decodeKey(secrets[SecretKey]); err != nil {
-		return ca, err
-	}
-	certs, err := decodeChain(secrets[SecretCertificate])
+	key, other, err := decodeKeys(secrets[SecretKey])
 	if err != nil {
 		return ca, err
 	}
-	ca.cert = certs[0]
+	if ca.key, err = parseKey(key); err != nil {
+		return ca, err
+	}
+	var turned []*pem.Block
+	if ca.certs, turned, err = decodeChain(secrets[SecretCertificate]); err != nil {
+		return ca, err
+	}
+	ca.cert = ca.certs[0]
 	public, ok := ca.cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	switch {
 	case !ok || !public.Equal(ca.key.Public()):
@@ -123,20 +168,30 @@ func readCA(secrets map[string]secret.Text) (authority, error) {
 	}
 	ca.roots = x509.NewCertPool()
 	ca.roots.AddCert(ca.cert)
-	for i, c := range certs {
-		if i > 0 {
-			if err := certs[i-1].CheckSignatureFrom(c); err != nil {
-				return ca, fmt.Errorf("certificate %d in ca_certificate is not signed by the one after it", i)
-			}
+	for i, c := range ca.certs[1:] {
+		if err := ca.certs[i].CheckSignatureFrom(c); err != nil {
+			return ca, fmt.Errorf("certificate %d in ca_certificate is not signed by the one after it", i+1)
 		}
-		ca.chain += encodeCertificate(c.Raw)
 	}
-	return ca, nil
+	return ca, ca.readTurned(turned, other)
 }
 
-func decodeKey(text secret.Text) (crypto.Signer, error) {
-	block, rest := pem.Decode([]byte(text.Reveal()))
-	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
+// decodeKeys takes ca_key apart: the signing key and, during a rotation, another.
+func decodeKeys(text secret.Text) (key, other *pem.Block, err error) {
+	key, rest := pem.Decode([]byte(text.Reveal()))
+	if len(bytes.TrimSpace(rest)) > 0 {
+		if other, rest = pem.Decode(rest); other == nil || other.Headers[turnHeader] == "" {
+			rest = []byte("no key of a rotation")
+		}
+	}
+	if key == nil || key.Headers[turnHeader] != "" || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, nil, errors.New("the secret ca_key is not one PEM block PRIVATE KEY (PKCS#8)")
+	}
+	return key, other, nil
+}
+
+func parseKey(block *pem.Block) (crypto.Signer, error) {
+	if block.Type != "PRIVATE KEY" {
 		return nil, errors.New("the secret ca_key is not one PEM block PRIVATE KEY (PKCS#8)")
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
@@ -153,25 +208,30 @@ func decodeKey(text secret.Text) (crypto.Signer, error) {
 	return signer, nil
 }
 
-func decodeChain(text secret.Text) ([]*x509.Certificate, error) {
+// decodeChain takes ca_certificate apart: the signing CA's chain, and what a
+// rotation has put beside it.
+func decodeChain(text secret.Text) (certs []*x509.Certificate, turned []*pem.Block, err error) {
 	rest := []byte(text.Reveal())
-	var certs []*x509.Certificate
 	for len(bytes.TrimSpace(rest)) > 0 {
 		var block *pem.Block
 		block, rest = pem.Decode(rest)
-		if block == nil || block.Type != "CERTIFICATE" || len(certs) == maxChain {
-			return nil, fmt.Errorf("the secret ca_certificate is not 1 to %d PEM blocks CERTIFICATE", maxChain)
+		switch {
+		case block == nil || block.Type != "CERTIFICATE" || len(certs) == maxChain && block.Headers[turnHeader] == "" || len(turned) == maxTurned:
+			return nil, nil, fmt.Errorf("the secret ca_certificate is not 1 to %d PEM blocks CERTIFICATE", maxChain)
+		case block.Headers[turnHeader] != "":
+			turned = append(turned, block)
+			continue
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("certificate %d in ca_certificate is not readable", len(certs)+1)
+			return nil, nil, fmt.Errorf("certificate %d in ca_certificate is not readable", len(certs)+1)
 		}
 		certs = append(certs, cert)
 	}
 	if len(certs) == 0 {
-		return nil, errors.New("the secret ca_certificate is missing")
+		return nil, nil, errors.New("the secret ca_certificate is missing")
 	}
-	return certs, nil
+	return certs, turned, nil
 }
 
 func encodeCertificate(der []byte) string {

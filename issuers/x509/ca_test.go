@@ -27,7 +27,7 @@ func TestNameConstraintsAreInTheCA(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !ca.PermittedDNSDomainsCritical || len(ca.PermittedDNSDomains) != 2 || len(ca.PermittedIPRanges) != 2 ||
-		len(ca.PermittedEmailAddresses) != 1 || len(ca.PermittedURIDomains) != 1 || !ca.MaxPathLenZero || ca.MaxPathLen != 0 {
+		len(ca.PermittedEmailAddresses) != 1 || len(ca.PermittedURIDomains) != 1 || ca.MaxPathLen != 1 {
 		t.Errorf("the CA's constraints: %+v", ca)
 	}
 }

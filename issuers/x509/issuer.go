@@ -118,7 +118,7 @@ func (i *issuer) issue(l issuers.Lease, d scope.Detail, who subject, csr *reques
 	}
 	c.Public = map[string]string{
 		"certificate": encodeCertificate(der),
-		"ca_chain":    i.ca.chain,
+		"ca_chain":    i.ca.chain(),
 		"serial":      l.Name,
 		"expires_at":  template.NotAfter.Format(time.RFC3339),
 	}
@@ -206,10 +206,10 @@ func (i *issuer) Withdraw(_ context.Context, leases []issuers.Lease) []issuers.O
 	return out
 }
 
-// Publish returns "ca": the CA's certificate and those above it, in PEM. There is
-// no "crl"; the package comment says why.
+// Publish returns "ca": the CA's certificate and those above it, in PEM; during a
+// rotation the other CA's too. There is no "crl"; the package comment says why.
 func (i *issuer) Publish(context.Context) (map[string][]byte, error) {
-	return map[string][]byte{"ca": []byte(i.ca.chain)}, nil
+	return map[string][]byte{"ca": []byte(i.ca.trusted())}, nil
 }
 
 // Close implements [issuers.Issuer]; it may be called again.

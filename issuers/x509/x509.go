@@ -45,6 +45,11 @@ const (
 	defaultCATTL = 365 * 24 * time.Hour
 	minCATTL     = 24 * time.Hour
 	longestCATTL = 10 * 365 * 24 * time.Hour
+
+	// how long verifiers may trust the CA as it is before they fetch it again
+	defaultPublish = time.Hour
+	minPublish     = time.Minute
+	longestPublish = 720 * time.Hour
 )
 
 // spec is a Target's spec.
@@ -60,11 +65,13 @@ type spec struct {
 	CommonNames bool `json:"common_names"`
 	// NameConstraints, where given, bound every name; they also go into the CA.
 	NameConstraints *constraints `json:"name_constraints"`
+	// KeyPublish is how long a new CA is published before it signs; 1h when empty.
+	KeyPublish string `json:"key_publish"`
 
-	caTTL, maxTTL time.Duration
+	caTTL, maxTTL, publish time.Duration
 }
 
-const allowedKeys = "allowed keys are ca_ttl, ca_name, max_ttl, common_names and name_constraints (dns, ip, email, spiffe)"
+const allowedKeys = "allowed keys are ca_ttl, ca_name, max_ttl, common_names, name_constraints (dns, ip, email, spiffe) and key_publish"
 
 func parseSpec(raw json.RawMessage) (spec, error) {
 	var s spec
@@ -87,6 +94,9 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 		return s, err
 	}
 	if s.caTTL, err = duration("ca_ttl", s.CATTL, defaultCATTL, minCATTL, longestCATTL); err != nil {
+		return s, err
+	}
+	if s.publish, err = duration("key_publish", s.KeyPublish, defaultPublish, minPublish, longestPublish); err != nil {
 		return s, err
 	}
 	if s.caTTL <= s.maxTTL {
@@ -127,6 +137,7 @@ var (
 	_ issuers.Kind        = Kind{}
 	_ issuers.SecretMaker = Kind{}
 	_ issuers.RoleWriter  = Kind{}
+	_ issuers.KeyTurner   = Kind{}
 )
 
 // Name implements [issuers.Kind].

@@ -23,6 +23,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/issuertest"
 	"github.com/mayfly-broker/mayfly/issuers/x509"
 	"github.com/mayfly-broker/mayfly/scope"
+	"github.com/mayfly-broker/mayfly/secret"
 )
 
 func newTarget(t testing.TB, spec string) issuers.Target {
@@ -254,6 +255,15 @@ func TestConformance(t *testing.T) {
 						return time.Time{}, err
 					}
 					return leaf.NotAfter, nil
+				},
+			}
+			h.Keys = &issuertest.Keys{
+				CrossSigned: true,
+				Old:         []map[string]secret.Text{firstShape()},
+				Verify: func(ctx context.Context, documents map[string][]byte, c issuers.Credential) error {
+					roots := stdx509.NewCertPool()
+					roots.AppendCertsFromPEM(documents["ca"])
+					return m.use(ctx, roots, c)
 				},
 			}
 			if c.csr {

@@ -218,6 +218,11 @@ func (s *Server) Options(user, password string) *goredis.Options {
 	return o
 }
 
+// As returns a user's client; the caller closes it.
+func (s *Server) As(user, password string) *goredis.Client {
+	return goredis.NewClient(s.Options(user, password))
+}
+
 // Client returns the admin's client; the caller closes it.
 func (s *Server) Client() *goredis.Client {
 	user := AdminUser

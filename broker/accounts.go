@@ -67,11 +67,17 @@ func (e *Engine) handOut(ctx context.Context, t *target, l ledger.Lease, account
 	if err == nil && !ok {
 		err = fault.New(fault.Upstream, "target_refused", "Targets of type %s cannot give out accounts.", t.kind.Name())
 	}
+	var cred issuers.Credential
+	if err == nil {
+		if cred, err = p.Present(ctx, username, s); err != nil {
+			err = upstream(t.name, err)
+		}
+	}
 	if err != nil {
 		e.giveUp(ctx, l)
 		return wire.AccessAnswer{}, err
 	}
-	return accessAnswer(l, p.Present(username, s), false, e.now()), nil
+	return accessAnswer(l, cred, false, e.now()), nil
 }
 
 // split parts a batch of ending leases: those on accounts, of which the target

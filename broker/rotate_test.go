@@ -107,8 +107,8 @@ func (i *turner) TryLogin(_ context.Context, username string, s secret.Text) err
 	return i.kind.point()
 }
 
-func (i *turner) Present(username string, s secret.Text) issuers.Credential {
-	return issuers.Credential{Public: map[string]string{"username": username}, Secret: map[string]secret.Text{"password": s}}
+func (i *turner) Present(_ context.Context, username string, s secret.Text) (issuers.Credential, error) {
+	return issuers.Credential{Public: map[string]string{"username": username}, Secret: map[string]secret.Text{"password": s}}, nil
 }
 
 // turnings is a bubble whose target t1 has accounts and an admin account.

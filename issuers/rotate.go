@@ -36,7 +36,7 @@ type Rotator interface {
 type Presenter interface {
 	// Present returns what a client needs to log in as username: the same fields as
 	// of a credential that was minted there.
-	Present(username string, s secret.Text) Credential
+	Present(ctx context.Context, username string, s secret.Text) (Credential, error)
 }
 
 // Replacement is one account's next secret.

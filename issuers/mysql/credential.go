@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"context"
 	"net"
 	"net/url"
 	"strconv"
@@ -22,12 +23,21 @@ func (is *Issuer) credential(a *account) issuers.Credential {
 	if !named && len(a.grants.grants) > 0 {
 		database = a.grants.grants[0].Database
 	}
+	return is.present(a.lease.Name, a.password, database)
+}
+
+// Present implements [issuers.Presenter].
+func (is *Issuer) Present(_ context.Context, username string, s secret.Text) (issuers.Credential, error) {
+	return is.present(username, s, is.spec.Database), nil
+}
+
+func (is *Issuer) present(username string, password secret.Text, database string) issuers.Credential {
 	port := strconv.Itoa(int(is.spec.port))
 	c := issuers.Credential{
 		Public: map[string]string{
-			"username": a.lease.Name, "host": is.spec.host, "port": port, "database": database, "sslmode": is.spec.TLS.Mode,
+			"username": username, "host": is.spec.host, "port": port, "database": database, "sslmode": is.spec.TLS.Mode,
 		},
-		Secret: map[string]secret.Text{"password": a.password},
+		Secret: map[string]secret.Text{"password": password},
 		Env: map[string]string{
 			"MYSQL_HOST": "host", "MYSQL_TCP_PORT": "port", "MYSQL_PWD": "password", "MYSQL_USER": "username", "MYSQL_DATABASE": "database",
 		},
@@ -38,7 +48,7 @@ func (is *Issuer) credential(a *account) issuers.Credential {
 	if is.spec.TLS.CAFile != "" {
 		c.Public["ca_file"] = is.spec.TLS.CAFile
 	}
-	u := url.URL{Scheme: "mysql", Host: net.JoinHostPort(is.spec.host, port), Path: "/" + database, User: url.UserPassword(a.lease.Name, a.password.Reveal())}
+	u := url.URL{Scheme: "mysql", Host: net.JoinHostPort(is.spec.host, port), Path: "/" + database, User: url.UserPassword(username, password.Reveal())}
 	c.Secret["url"] = secret.New(u.String())
 	return c
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"maps"
 	"net"
 	"net/url"
@@ -17,10 +18,20 @@ func (is *Issuer) credential(a *account) issuers.Credential {
 	if len(a.grants.pooled) > 0 && !a.names(database) {
 		database = a.grants.pooled[0].Database
 	}
+	return is.present(a.lease.Name, a.password, database)
+}
+
+// Present implements [issuers.Presenter].
+func (is *Issuer) Present(_ context.Context, username string, s secret.Text) (issuers.Credential, error) {
+	return is.present(username, s, is.spec.Database), nil
+}
+
+// present is what a client needs to log in; a password that is zero is left out.
+func (is *Issuer) present(username string, password secret.Text, database string) issuers.Credential {
 	port := strconv.Itoa(int(is.spec.port))
 	c := issuers.Credential{
 		Public: map[string]string{
-			"username": a.lease.Name, "host": is.spec.host, "port": port, "database": database, "sslmode": is.spec.TLS.Mode,
+			"username": username, "host": is.spec.host, "port": port, "database": database, "sslmode": is.spec.TLS.Mode,
 		},
 		Secret: map[string]secret.Text{},
 		Env: map[string]string{
@@ -28,12 +39,12 @@ func (is *Issuer) credential(a *account) issuers.Credential {
 		},
 	}
 	u := url.URL{
-		Scheme: "postgres", Host: net.JoinHostPort(is.spec.host, port), Path: "/" + database, User: url.User(a.lease.Name),
+		Scheme: "postgres", Host: net.JoinHostPort(is.spec.host, port), Path: "/" + database, User: url.User(username),
 		RawQuery: url.Values{"sslmode": {is.spec.TLS.Mode}}.Encode(),
 	}
-	if !a.password.IsZero() {
-		u.User = url.UserPassword(a.lease.Name, a.password.Reveal())
-		c.Secret["password"] = a.password
+	if !password.IsZero() {
+		u.User = url.UserPassword(username, password.Reveal())
+		c.Secret["password"] = password
 		maps.Copy(c.Env, map[string]string{"PGPASSWORD": "password"})
 	}
 	if is.spec.TLS.CA != "" {

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"context"
 	"net"
 	"net/url"
 	"strings"
@@ -9,9 +10,18 @@ import (
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
-// credential returns what the client gets: the master's address, or a cluster's
+// Present implements [issuers.Presenter].
+func (is *Issuer) Present(ctx context.Context, username string, s secret.Text) (issuers.Credential, error) {
+	nodes, err := is.fleet.topology(ctx)
+	if err != nil {
+		return issuers.Credential{}, err
+	}
+	return is.present(username, s, nodes), nil
+}
+
+// present is what a client needs to log in: the master's address, or a cluster's
 // nodes, or the Sentinels to ask.
-func (is *Issuer) credential(u *user, nodes []node) issuers.Credential {
+func (is *Issuer) present(username string, password secret.Text, nodes []node) issuers.Credential {
 	address := is.spec.seeds[0]
 	if is.spec.Topology == topologySentinel {
 		address = nodes[0].addr
@@ -21,10 +31,10 @@ func (is *Issuer) credential(u *user, nodes []node) issuers.Credential {
 	if is.spec.TLS.Mode != tlsDisable {
 		scheme = "rediss"
 	}
-	link := url.URL{Scheme: scheme, User: url.UserPassword(u.lease.Name, u.password.Reveal()), Host: address, Path: "/0"}
+	link := url.URL{Scheme: scheme, User: url.UserPassword(username, password.Reveal()), Host: address, Path: "/0"}
 	c := issuers.Credential{
-		Public: map[string]string{"username": u.lease.Name, "host": host, "port": port, "database": "0", "tls": is.spec.TLS.Mode},
-		Secret: map[string]secret.Text{"password": u.password, "url": secret.New(link.String())},
+		Public: map[string]string{"username": username, "host": host, "port": port, "database": "0", "tls": is.spec.TLS.Mode},
+		Secret: map[string]secret.Text{"password": password, "url": secret.New(link.String())},
 		Env: map[string]string{
 			"REDIS_URL": "url", "REDIS_HOST": "host", "REDIS_PORT": "port", "REDIS_USERNAME": "username", "REDIS_PASSWORD": "password",
 			"REDISCLI_AUTH": "password",

@@ -77,7 +77,7 @@ func (is *Issuer) Mint(ctx context.Context, lease issuers.Lease) (issuers.Creden
 	if err != nil {
 		return issuers.Credential{}, is.orUndo(ctx, u, nodes, sent, err)
 	}
-	return is.credential(u, nodes), nil
+	return is.present(u.lease.Name, u.password, nodes), nil
 }
 
 func (is *Issuer) prepare(lease issuers.Lease) (*user, error) {

@@ -259,6 +259,7 @@ var kindOfCode = map[string]fault.Kind{
 	ledger.CodeEmergency:        fault.Denied,
 	ledger.CodeStepUp:           fault.Denied,
 	ledger.CodeVouch:            fault.Denied,
+	ledger.CodeRotating:         fault.Conflict,
 }
 
 func refusal(res ledger.Result, decision string) *fault.Error {

@@ -34,7 +34,7 @@ const (
 	// target that fails in the midst leaves that many in doubt, and no more.
 	MaxTurning   = 4
 	MaxKeyFields = 8                             // sealed fields that one step of a key's rotation changes
-	minGrace     = Duration(time.Minute)         // clients need time to ask again
+	minGrace     = Duration(10 * time.Second)    // clients need time to ask again
 	maxGrace     = Duration(31 * 24 * time.Hour) // beyond, the old secret is a standing one
 	// CoolingMS is how long a denial stands before the same may be asked again.
 	CoolingMS = 5 * 60 * 1000

@@ -123,9 +123,11 @@ type authority struct {
 }
 
 // chain is what is delivered beside a certificate: what leads from it to a root,
-// that one's included, then what leads to the other root of a rotation. PEM.
+// that one included, in PEM. During a rotation the way to the other root comes
+// first: OpenSSL takes the first issuer that fits from what a peer sends, and turns
+// back from no root that it does not trust. Those that it trusts it tries before.
 func (ca authority) chain() string {
-	return encodeAll(ca.certs) + encodeAll([]*x509.Certificate{ca.cross, ca.other})
+	return encodeAll([]*x509.Certificate{ca.cross, ca.other}) + encodeAll(ca.certs)
 }
 
 // trusted is what verifiers are to trust, the signing CA first. PEM.

@@ -126,7 +126,8 @@ func crossSign(subject, by *x509.Certificate, key crypto.Signer, end time.Time) 
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial, RawSubject: subject.RawSubject, SubjectKeyId: subject.SubjectKeyId,
-		NotBefore: time.Now().Add(-backdate), NotAfter: end,
+		AuthorityKeyId: by.SubjectKeyId, // by one name for both, it would pass for self-signed without
+		NotBefore:      time.Now().Add(-backdate), NotAfter: end,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 		PermittedDNSDomainsCritical: subject.PermittedDNSDomainsCritical,
 		PermittedDNSDomains:         subject.PermittedDNSDomains,

@@ -99,6 +99,11 @@ func TestEitherRootAcceptsEither(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			// a verifier that takes the first issuer that fits must not run into a root that
+			// it does not know
+			if first := certificatesOf(t, c.Public["ca_chain"])[0]; first.CheckSignatureFrom(first) == nil || len(first.AuthorityKeyId) == 0 {
+				t.Errorf("%s: the chain begins with a root, or with what passes for one", name)
+			}
 			for i, root := range roots {
 				if err := judge(t, c, root, time.Now()); err != nil {
 					t.Errorf("%s, by root %d alone: %v", name, i, err)

@@ -478,9 +478,15 @@ func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledge
 	// outcome is known and a retry finds the account.
 	mctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.UnixMilli(l.MintDeadlineMS))
 	defer cancel()
-	cred, err := t.breaker.Execute(func() (issuers.Credential, error) {
-		return t.issuer.Mint(mctx, issuerLease(l, role))
-	})
+	send := func(t *target) (issuers.Credential, error) {
+		return t.breaker.Execute(func() (issuers.Credential, error) { return t.issuer.Mint(mctx, issuerLease(l, role)) })
+	}
+	cred, err := send(t)
+	if fresh := e.reopened(mctx, t, err); fresh != nil {
+		defer e.targets.release(fresh)
+		t = fresh
+		cred, err = send(t)
+	}
 	// An unknown outcome may still take effect: such a mint never returned.
 	if err == nil || issuers.KindOf(err) != issuers.Unknown {
 		e.settled.end(l.ID)

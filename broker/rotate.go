@@ -472,3 +472,34 @@ func (e *Engine) failed(ctx context.Context, t turn, err error) error {
 
 // clip bounds a text and keeps it readable.
 func clip(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }
+
+// reopened returns a target opened by its new secret, where one was replaced
+// between the opening of t and a login that failed for it; the caller releases it.
+func (e *Engine) reopened(ctx context.Context, t *target, err error) *target {
+	if err == nil || issuers.KindOf(err) == issuers.Unknown {
+		return nil // whatever was done stands
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timing.Slot)
+	defer cancel()
+	subject := ledger.RotationSubject(ledger.KindTarget, t.name)
+	for {
+		changed := e.changed.next()
+		var turning bool
+		var fresh *target
+		verr := e.view(func(q ledger.Query) (err error) {
+			r, _ := q.Rotation(subject)
+			if turning = r.InFlight() && r.Tries == 0; !turning && q.Rotated(subject) != t.rotated {
+				fresh, err = e.targets.acquire(q, t.name)
+			}
+			return err
+		})
+		if verr != nil || !turning {
+			return fresh
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -75,6 +75,14 @@ type turner struct {
 	admin string
 }
 
+// Mint logs in by the admin's secret, as real issuers do when they connect.
+func (i *turner) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential, error) {
+	if !i.kind.has("admin", i.admin) {
+		return issuers.Credential{}, &issuers.Error{Kind: issuers.Refused, Detail: "the admin's password is wrong"}
+	}
+	return i.Issuer.Mint(ctx, l)
+}
+
 func (i *turner) Replace(_ context.Context, r issuers.Replacement) error {
 	if err := i.kind.point(); err != nil {
 		return &issuers.Error{Kind: issuers.Unreachable, Err: err}
@@ -480,5 +488,34 @@ func TestAccountsAreCheckedAtTheDoor(t *testing.T) {
 		}
 		_, err := r.engine.Apply(t.Context(), opCaller, wire.ApplyRequest{Delete: []wire.Ref{{Kind: "Account", Name: "app"}}})
 		r.fails(err, fault.Conflict, ledger.CodeInUse)
+	})
+}
+
+// TestMintWaitsForTheTargetsOwnSecret: requests that meet the instant at which the
+// broker's own secret turns are served by the next one.
+func TestMintWaitsForTheTargetsOwnSecret(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "opens the target by its first secret"})
+		var once sync.Once
+		got := make(chan error, 1)
+		r.log.Before = func(d ledger.Decoded) error {
+			if d.Type == "finish_rotation" {
+				// The target has the new secret, and the ledger does not know it yet.
+				once.Do(func() {
+					go func() {
+						_, err := r.request(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "in between"})
+						got <- err
+					}()
+					wait(2 * time.Second)
+				})
+			}
+			return nil
+		}
+		if x, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "target", Name: "t1"}); err != nil || x.Turns != 1 {
+			t.Fatalf("%+v %v", x, err)
+		}
+		if err := <-got; err != nil {
+			t.Errorf("the request in between: %v", err)
+		}
 	})
 }

@@ -19,6 +19,7 @@ var (
 	descDisk     = desc("disk_free_bytes", "Free space under the data directory.")
 	descSize     = desc("ledger_size", "Commands recorded.")
 	descEnding   = desc("leases_ending", "Leases that wait for their target's word that they are gone.", "target")
+	descFailing  = desc("rotations_failing", "Secrets whose replacing has failed and is tried again.", "target")
 	descDiverged = desc("replica_diverged", "1 when this leader has seen a replica with another Merkle root.")
 
 	descTold    = desc("notifications_delivered_total", "Messages that a webhook took, of this node as leader.", "sink")
@@ -36,7 +37,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements [prometheus.Collector].
 func (n *Node) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descUnsealed, descLeader, descFresh, descTerm, descCommit, descApplied, descDisk, descSize, descEnding, descDiverged, descTold, descMissed, descGivenUp, descLag} {
+	for _, d := range []*prometheus.Desc{descUnsealed, descLeader, descFresh, descTerm, descCommit, descApplied, descDisk, descSize, descEnding, descFailing, descDiverged, descTold, descMissed, descGivenUp, descLag} {
 		ch <- d
 	}
 }
@@ -67,7 +68,7 @@ func (n *Node) Collect(ch chan<- prometheus.Metric) {
 	gauge(descApplied, float64(st.AppliedIndex))
 	gauge(descDisk, float64(st.DiskFree))
 	collectTold(ch, r.teller.Status())
-	ending := map[string]int{}
+	ending, failing := map[string]int{}, map[string]int{}
 	err = r.log.View(func(rd ledger.Reader) error {
 		q, counted := ledger.NewQuery(rd), 0
 		gauge(descSize, float64(q.Size()))
@@ -76,6 +77,12 @@ func (n *Node) Collect(ch chan<- prometheus.Metric) {
 			counted++
 			return counted < maxEndingCounted
 		})
+		q.Rotations(func(x ledger.Rotation) bool {
+			if x.Tries > 0 {
+				failing[x.Target]++
+			}
+			return true
+		})
 		return q.Err()
 	})
 	if err != nil {
@@ -83,6 +90,9 @@ func (n *Node) Collect(ch chan<- prometheus.Metric) {
 	}
 	for target, count := range ending {
 		gauge(descEnding, float64(count), target)
+	}
+	for target, count := range failing {
+		gauge(descFailing, float64(count), target)
 	}
 }
 

@@ -38,6 +38,10 @@ setup: ## install what the tests need, if it is missing (PostgreSQL, OpenSSH's c
 setup-demo: # what the demos need: PostgreSQL
 	@scripts/setup demo
 
+.PHONY: setup-bench
+setup-bench: # what the benchmark needs: PostgreSQL, MariaDB, Redis
+	@scripts/setup bench
+
 .PHONY: demo-approval
 demo-approval: setup-demo build ## a privileged grant that two people co-sign, step by step
 	@go run ./e2e/demo -approval
@@ -72,7 +76,7 @@ fuzz: ## every fuzz target for FUZZTIME each; FUZZ=Regexp picks some
 	@scripts/fuzz '$(FUZZ)' $(FUZZTIME)
 
 .PHONY: bench
-bench: setup-demo build ## the benchmark table, as ratios against raw limits of this machine
+bench: setup-bench build ## the benchmark table, as ratios against raw limits of this machine
 	@go run ./e2e/bench
 
 .PHONY: screenshots

@@ -531,7 +531,9 @@ func (e *Engine) PreviewTarget(ctx context.Context, c Caller, in wire.TargetPrev
 			return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
 		}
 		for k, v := range made {
-			secrets[k] = v
+			if _, given := secrets[k]; !given {
+				secrets[k] = v
+			}
 		}
 	}
 	t, err := e.openTarget(ledger.Object{Name: in.Name, Spec: in.Spec}, secrets, e.cfg.Log.Term())

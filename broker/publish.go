@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -98,7 +99,15 @@ const (
 	// revokedFor is how far back the leases are looked at that may stand in a
 	// revocation list: the longest max_ttl of any kind that has one, and an hour for
 	// verifiers' clocks.
-	revokedFor = 30*24*time.Hour + time.Hour
+	revokedFor = 30*24*time.Hour + revokedGrace
+	// revokedGrace is how long past its end a lease is still handed to its issuer.
+	revokedGrace = time.Hour
+	// lateLease is how much older than its place in the ledger a lease's id may look:
+	// ids are made by a leader's clock before they are committed.
+	lateLease = time.Hour
+	// maxRecent is how many leases of one target are remembered; where there are more,
+	// reading all costs no more than looking each up.
+	maxRecent = 100_000
 	// revokedRest is how many times as long as it took to make the lists nobody
 	// makes them again: strangers take a fifth of one processor, at most.
 	revokedRest = 4
@@ -107,15 +116,18 @@ const (
 	revokedQueue = 1024
 )
 
-// revocations are the newest revocation lists of one target. To make them is to
-// read a month of leases, and anybody may ask: so they are kept for as long as
-// the ledger stays as it was, and made for all that wait at once.
+// revocations are the newest revocation lists of one target. To make the first is
+// to read a month of leases, and anybody may ask: so what is still of interest is
+// remembered, lists are kept for as long as the ledger stays as it was, and are
+// made for all that wait at once.
 type revocations struct {
 	waiting atomic.Int32
 	turn    *semaphore.Weighted // of one; it guards what follows
 	docs    map[string][]byte   // nil until made
 	size    uint64              // of the ledger they were made from
 	rest    time.Time           // they are not made again before
+	recent  map[string]bool     // ids of the leases that were open or unexpired; nil: look at all
+	looked  time.Time           // ledger time of that look
 }
 
 // revocations returns lists that name all that the ledger knew as withdrawn when
@@ -146,7 +158,7 @@ func (e *Engine) revocations(ctx context.Context, t *target, p issuers.Revocatio
 	}
 	began := time.Now()
 	defer func() { r.rest = time.Now().Add(revokedRest * time.Since(began)) }()
-	withdrawn, size, err := e.withdrawn(t.name)
+	withdrawn, size, err := e.withdrawn(t.name, r)
 	if err != nil {
 		return nil, err
 	}
@@ -160,22 +172,40 @@ func (e *Engine) revocations(ctx context.Context, t *target, p issuers.Revocatio
 }
 
 // withdrawn returns the target's leases that a revocation list may have to name,
-// and the size of the ledger that says so.
-func (e *Engine) withdrawn(name string) (out []issuers.Lease, size uint64, err error) {
-	now := e.now()
-	oldest, err := ledger.NewID(ledger.PrefixLease, now.Add(-revokedFor), bytes.NewReader(make([]byte, 16)))
-	if err != nil {
-		return nil, 0, err
-	}
+// and the size of the ledger that says so. It reads leases that were opened since it
+// last looked, and those that were then open or unexpired: a lease that was neither
+// never is again. The caller holds r.turn.
+func (e *Engine) withdrawn(name string, r *revocations) (out []issuers.Lease, size uint64, err error) {
 	err = e.view(func(q ledger.Query) error {
 		size = q.Size()
-		q.Leases(oldest, func(l ledger.Lease) bool {
-			if l.Target == name && l.State != ledger.LeaseOpen && l.ExpiresMS > now.Add(-time.Hour).UnixMilli() {
+		now := time.UnixMilli(q.Clock()) // the same on every node, and never ahead of all of them
+		since := now.Add(-revokedFor)
+		if r.recent != nil {
+			since = r.looked.Add(-lateLease)
+		} else {
+			r.recent = map[string]bool{}
+		}
+		oldest, err := ledger.NewID(ledger.PrefixLease, since, bytes.NewReader(make([]byte, 16)))
+		if err != nil {
+			return err
+		}
+		expired := now.Add(-revokedGrace).UnixMilli()
+		q.Unexpired(name, oldest, expired, func(id string) { r.recent[id] = true })
+		for id := range r.recent {
+			l, ok := q.Lease(id)
+			switch {
+			case !ok || l.State != ledger.LeaseOpen && l.ExpiresMS <= expired:
+				delete(r.recent, id)
+			case l.State != ledger.LeaseOpen:
 				out = append(out, issuerLease(l, ledger.RoleSpec{}))
 			}
-			return true
-		})
-		return nil
+		}
+		r.looked = now
+		return q.Err()
 	})
+	if err != nil || len(r.recent) > maxRecent {
+		r.recent = nil
+	}
+	slices.SortFunc(out, func(a, b issuers.Lease) int { return strings.Compare(a.ID, b.ID) })
 	return out, size, err
 }

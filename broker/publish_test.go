@@ -133,6 +133,37 @@ func namesWhatIsWithdrawn(t *testing.T, r *rig, k *listing) {
 	}
 }
 
+// TestHazard5ListNamesWhatWasOpenAtTheLastOne: a list does not read all leases
+// again, and misses none that was open when the last one was made.
+func TestHazard5ListNamesWhatWasOpenAtTheLastOne(t *testing.T) {
+	listings(t, func(t *testing.T, r *rig, _ *listing) {
+		r.put("Role", "t1/ro", simRole(simScopeRead, "1m", "8h", `{}`, ""))
+		long := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p", TTL: "6h"}).LeaseID
+		short := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "p", TTL: "10m"}).LeaseID
+		if got := r.fetch(); got != "" {
+			t.Fatalf("%q before anything was withdrawn", got)
+		}
+		for range 2 { // a second look, which begins long after both were opened
+			wait(2 * time.Hour)
+			r.revoke()
+			r.fetch()
+		}
+		wait(time.Hour)
+		if _, err := r.engine.Revoke(t.Context(), appCaller, long, wire.RevokeRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		got := r.fetch()
+		if !strings.Contains(got, strings.TrimPrefix(long, ledger.PrefixLease)) || strings.Contains(got, strings.TrimPrefix(short, ledger.PrefixLease)) {
+			t.Errorf("%q, wanted %s and not %s, which ended by itself", got, long, short)
+		}
+		wait(3 * time.Hour)
+		r.revoke() // the ledger's clock goes on
+		if got := r.fetch(); strings.Contains(got, strings.TrimPrefix(long, ledger.PrefixLease)) {
+			t.Errorf("%q names a lease whose time was up long ago", got)
+		}
+	})
+}
+
 // TestHazard17StrangersFetchListsWithoutEnd: in a ledger that never rests, one
 // list is made at a time, for all who wait, and seldom; who would wait as one of
 // too many is told so, and nobody gets a list older than the question.

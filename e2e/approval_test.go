@@ -150,7 +150,7 @@ func TestLaw4LeaderDiesBetweenTwoApprovals(t *testing.T) {
 	}
 	leader.Start(t)
 	p.kim.Must(t, "grant", "revoke", g.ID, "--reason", "done with it")
-	harness.NothingLeft(t, pg, 30*time.Second)
+	harness.NothingLeft(t, harness.Postgres{Server: pg}, 30*time.Second)
 }
 
 // Attacks that end at the door or in the ledger, by whoever sits at a terminal.
@@ -198,7 +198,7 @@ func TestLaw4NobodyApprovesAlone(t *testing.T) {
 	if r.Code != 5 || !strings.Contains(r.Stderr, "cooling_down") {
 		t.Errorf("after a denial: exit %d, %s", r.Code, r.Stderr)
 	}
-	harness.NothingLeft(t, pg, 10*time.Second)
+	harness.NothingLeft(t, harness.Postgres{Server: pg}, 10*time.Second)
 }
 
 // Dual control: what decides who may get what changes with a second person.

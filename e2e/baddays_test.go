@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -71,46 +70,13 @@ func TestLaw8HungTargetLeavesOthersAlone(t *testing.T) {
 	if slowest > 3*time.Second {
 		t.Errorf("a request to the sound target took %s", slowest)
 	}
-	harness.NothingLeft(t, sound, 20*time.Second)
+	harness.NothingLeft(t, harness.Postgres{Server: sound}, 20*time.Second)
 	wg.Wait()
 	if err := resume(); err != nil {
 		t.Fatal(err)
 	}
 	harness.AllEnded(t, dev.Operator.Client(t, 30*time.Second), 90*time.Second)
-	harness.NothingLeft(t, hung, 0)
-}
-
-// The target stops while credentials are minted, and stays away beyond their
-// end: withdrawal goes on trying until it is back.
-func TestBadDayTargetStops(t *testing.T) {
-	h := newHouse(t)
-	h.operator.ApplyPolicy(t, h.dir, "churn", churnPolicy)
-	crowd := startChurn(t, h.operator.EnrolClients(t, h.dir, "workload:churn", 8, time.Second), "orders/readonly")
-	crowd.progress(t, 20)
-	if err := h.pg.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	p := h.worker.Refused(t, 5, "target_unavailable", "request", "orders/readonly", "--purpose", "in vain", "--retry", "0")
-	if p.Kind != "unavailable" {
-		t.Errorf("problem: %+v", p)
-	}
-	crowd.stop()
-	// Leases end meanwhile, and wait for the target's word.
-	harness.Within(t, 30*time.Second, "no lease is open, some are ending", func() error {
-		var open, ending []wire.Lease
-		h.operator.JSON(t, &open, "lease", "list", "--state", "open")
-		h.operator.JSON(t, &ending, "lease", "list", "--state", "ending")
-		if len(open) > 0 || len(ending) == 0 {
-			return fmt.Errorf("%d open, %d ending", len(open), len(ending))
-		}
-		return nil
-	})
-	h.dev.Kill(t) // and the broker dies on top of it
-	h.dev.Start(t)
-	if err := h.pg.StartAgain(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	crowd.account(t, h.operator, h.pg)
+	harness.NothingLeft(t, harness.Postgres{Server: hung}, 0)
 }
 
 // A nearly full disk refuses what would fill it, and still ends what is there.
@@ -130,7 +96,7 @@ func TestBadDayDiskLow(t *testing.T) {
 	c.Admin.Refused(t, 5, "disk_low", "request", "orders/readonly", "--purpose", "no room", "--retry", "0")
 	c.Admin.Must(t, "lease", "revoke", a.LeaseID)
 	harness.AllEnded(t, c.Admin.Client(t, 10*time.Second), 30*time.Second)
-	harness.NothingLeft(t, pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: pg}, 0)
 	c.Admin.Must(t, "whohas", brief.Credential["username"])
 }
 
@@ -139,15 +105,15 @@ func TestBadDayDiskLow(t *testing.T) {
 func TestLaw6NoSecretAtRestOrInLogs(t *testing.T) {
 	h := newHouse(t)
 	h.operator.ApplyPolicy(t, h.dir, "churn", churnPolicy)
-	crowd := startChurn(t, h.operator.EnrolClients(t, h.dir, "workload:churn", 4, 5*time.Second), "orders/readonly")
+	crowd := startChurn(t, h.operator.EnrolClients(t, h.dir, "workload:churn", 4, 5*time.Second), harness.Postgres{Server: h.pg}, "orders/readonly")
 	crowd.progress(t, 30)
 	h.dev.Kill(t)
 	h.dev.Start(t)
 	crowd.progress(t, 10)
 	crowd.stop()
 	needles := map[string][]byte{"the target's admin password": []byte(h.pg.Password)}
-	for name, password := range crowd.received {
-		needles["the password of "+name] = []byte(password)
+	for name, credential := range crowd.received {
+		needles["the password of "+name] = []byte(credential["password"])
 	}
 	export := h.operator.Must(t, "audit", "export")
 	seen := 0

@@ -170,7 +170,7 @@ func TestBadInput(t *testing.T) {
 	t.Run("bodies", h.badBodies)
 	t.Run("names", h.badNames)
 	harness.AllEnded(t, h.operator.Client(t, 10*time.Second), 30*time.Second)
-	harness.NothingLeft(t, h.pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 0)
 }
 
 // badRequests are requests for access that a user can mistype or try.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +14,6 @@ import (
 	"github.com/mayfly-broker/mayfly/client"
 	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/e2e/harness"
-	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 )
 
 // churnPolicy lets every workload take part.
@@ -22,30 +22,37 @@ permit (principal is Workload, action in [Action::"request", Action::"renew"], r
 `
 
 const (
-	churners     = 16
+	churners     = 5 // of each kind
 	shortestLife = 2 * time.Second
 	longestLife  = 6 * time.Second
+	loginTimeout = 5 * time.Second
 )
 
-// churn is a crowd of clients that ask for credentials without end, and what
-// they received.
+// churn is a crowd of clients that ask for credentials of one role without end,
+// and what they received.
 type churn struct {
+	target string
 	role   string
+	server harness.Server
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
 	mu       sync.Mutex
-	received map[string]string // user name → password
+	received map[string]map[string]string // the credentials by name
+	latest   []string                     // the names in their order
 	answers  int
+	logins   int
 	tolerant int // answers that said "unavailable" in some way
+	slowest  time.Duration
 	wrong    []error
 }
 
 // startChurn runs one loop per client until stop.
-func startChurn(t *testing.T, clients []*client.Client, role string) *churn {
+func startChurn(t *testing.T, clients []*client.Client, server harness.Server, role string) *churn {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	c := &churn{role: role, cancel: cancel, received: map[string]string{}}
+	target, _, _ := strings.Cut(role, "/")
+	c := &churn{target: target, role: role, server: server, cancel: cancel, received: map[string]map[string]string{}}
 	for i, cl := range clients {
 		c.wg.Add(1)
 		go func() {
@@ -78,13 +85,21 @@ func (c *churn) once(ctx context.Context, cl *client.Client, rng *rand.Rand) err
 		}
 		ask.Task, ask.Purpose = task.ID, ""
 	}
+	began := time.Now()
 	a, err := cl.Request(ctx, ask)
+	c.mu.Lock()
+	c.slowest = max(c.slowest, time.Since(began))
+	if err == nil {
+		name := c.server.Name(a.Credential)
+		c.received[name], c.latest = a.Credential, append(c.latest, name)
+	}
+	c.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("request: %w", err)
 	}
-	c.mu.Lock()
-	c.received[a.Credential["username"]] = a.Credential["password"]
-	c.mu.Unlock()
+	if rng.IntN(4) == 0 {
+		c.login(ctx, a.Credential)
+	}
 	switch way {
 	case 1:
 		_, err = cl.Revoke(ctx, a.LeaseID, wire.RevokeRequest{Reason: "churn"})
@@ -97,6 +112,18 @@ func (c *churn) once(ctx context.Context, cl *client.Client, rng *rand.Rand) err
 		return fmt.Errorf("way %d: %w", way, err)
 	}
 	return nil
+}
+
+// login uses a credential. Failing proves nothing: its lease may have ended, the
+// server may be down.
+func (c *churn) login(ctx context.Context, credential map[string]string) {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	if c.server.Login(ctx, credential) == nil {
+		c.mu.Lock()
+		c.logins++
+		c.mu.Unlock()
+	}
 }
 
 // note keeps what was no plain unavailability: that much a client must expect
@@ -125,7 +152,7 @@ func (c *churn) progress(t *testing.T, n int) {
 	c.mu.Lock()
 	want := len(c.received) + n
 	c.mu.Unlock()
-	harness.Within(t, 60*time.Second, "the clients go on receiving credentials", func() error {
+	harness.Within(t, 60*time.Second, "the clients of "+c.role+" go on receiving credentials", func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if len(c.received) < want {
@@ -135,29 +162,28 @@ func (c *churn) progress(t *testing.T, n int) {
 	})
 }
 
-// account checks the laws after the crowd has stopped: nothing is left on the
-// target, the ledger names every credential that anybody received, and the
-// record is whole.
-func (c *churn) account(t *testing.T, admin harness.CLI, pg *pgtest.Server) {
+// account checks the laws after the crowds have stopped: nothing is left on any
+// target, the ledger names every credential that anybody received, none of them
+// opens anything, and the record is whole.
+func account(t *testing.T, admin harness.CLI, crowds ...*churn) {
 	t.Helper()
-	t.Logf("%d credentials received in %d rounds; %d rounds met an unavailable broker", len(c.received), c.answers, c.tolerant)
-	for _, err := range c.wrong {
-		t.Errorf("a client was told: %v", err)
-	}
-	if len(c.received) == 0 {
-		t.Fatal("nobody received anything: the test has shown nothing")
-	}
 	cl := admin.Client(t, 30*time.Second)
-	harness.AllEnded(t, cl, 60*time.Second)
-	// From now on the ledger says that everything is gone: it must be so.
-	harness.NothingLeft(t, pg, 0)
-	for name := range c.received {
-		w, err := cl.Whohas(t.Context(), name)
-		switch {
-		case err != nil:
-			t.Errorf("whohas %s: %v", name, err)
-		case w.State != "ended" || w.Lease.Username != name:
-			t.Errorf("whohas %s: state %s, user name %s", name, w.State, w.Lease.Username)
+	harness.AllEnded(t, cl, 90*time.Second)
+	for _, c := range crowds {
+		// From now on the ledger says that everything is gone: it must be so.
+		harness.NothingLeft(t, c.server, 0)
+		t.Logf("%s: %d credentials received in %d rounds, %d logins; %d rounds met an unavailable broker or target", c.role, len(c.received), c.answers, c.logins, c.tolerant)
+		for _, err := range c.wrong {
+			t.Errorf("%s: a client was told: %v", c.role, err)
+		}
+		if len(c.received) == 0 || c.logins == 0 {
+			t.Errorf("%s: %d credentials received, %d logins: the test has shown nothing", c.role, len(c.received), c.logins)
+		}
+		c.named(t, cl)
+		for _, name := range c.latest[max(0, len(c.latest)-10):] {
+			if c.server.Login(t.Context(), c.received[name]) == nil {
+				t.Errorf("%s: %s still logs in", c.role, name)
+			}
 		}
 	}
 	var verified wire.VerifyAnswer
@@ -170,6 +196,20 @@ func (c *churn) account(t *testing.T, admin harness.CLI, pg *pgtest.Server) {
 	for _, d := range drift {
 		if d.Error != "" || len(d.Unknown)+len(d.Ended)+len(d.Missing) > 0 {
 			t.Errorf("reconcile: %+v", d)
+		}
+	}
+}
+
+// named looks every credential up in the ledger.
+func (c *churn) named(t *testing.T, cl *client.Client) {
+	t.Helper()
+	for name := range c.received {
+		w, err := cl.Whohas(t.Context(), name)
+		switch {
+		case err != nil:
+			t.Errorf("whohas %s: %v", name, err)
+		case w.State != "ended" || w.Lease.Username != name || w.Lease.Target != c.target:
+			t.Errorf("whohas %s: state %s, user name %s, target %s", name, w.State, w.Lease.Username, w.Lease.Target)
 		}
 	}
 }

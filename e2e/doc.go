@@ -3,7 +3,8 @@
 // contract alone and look for the truth where it counts, in the catalogues of
 // the targets.
 //
-// The long versions of the orphan tests take flags:
+// The orphan tests, and those of targets that go away, go through every kind in
+// [harness.Kinds] at once. Their long versions take flags:
 //
-//	go test ./e2e -run Orphans -kills 50 -leaderkills 20
+//	go test ./e2e -run 'Orphans|Outage' -kills 50 -leaderkills 20
 package e2e

@@ -100,7 +100,7 @@ func TestExecExitCodes(t *testing.T) {
 		}
 	}
 	harness.AllEnded(t, h.operator.Client(t, 30*time.Second), 30*time.Second)
-	harness.NothingLeft(t, h.pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 0)
 }
 
 // While exec runs, the child sees its credential and nothing of Mayfly's own,
@@ -149,7 +149,7 @@ func TestExecKeepsAliveAndEnds(t *testing.T) {
 	if code := p.Wait(t); code != 9 {
 		t.Errorf("exec ends with %d, its child with 9\n%s", code, p.Tail())
 	}
-	harness.NothingLeft(t, h.pg, 0) // exec waits for the target's word
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 0) // exec waits for the target's word
 	var task wire.Task
 	h.worker.JSON(t, &task, "task", "show", env["MAYFLY_TASK_ID"])
 	if task.State != "ended" {
@@ -165,7 +165,7 @@ func TestExecEndsOnSIGTERM(t *testing.T) {
 	if code := p.Stop(t); code != 128+int(syscall.SIGTERM) {
 		t.Errorf("exec ends with %d\n%s", code, p.Tail())
 	}
-	harness.NothingLeft(t, h.pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 0)
 }
 
 // Nobody is left to end the task: it lapses, and takes its lease with it.
@@ -179,7 +179,7 @@ func TestExecKilledLapses(t *testing.T) {
 	if err := login(t, env); err != nil {
 		t.Errorf("right after the kill the lease should still stand: %v", err)
 	}
-	harness.NothingLeft(t, h.pg, 40*time.Second)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 40*time.Second)
 	var task wire.Task
 	h.worker.JSON(t, &task, "task", "show", env["MAYFLY_TASK_ID"])
 	if task.State != "ended" || task.EndReason != "lapsed" {

@@ -40,7 +40,7 @@ func TestLaw2NothingOutlivesItsLease(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.end(a)
-			harness.NothingLeft(t, h.pg, 15*time.Second)
+			harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 15*time.Second)
 			if err := conn.Ping(t.Context()); err == nil {
 				t.Error("the open session still works")
 			}
@@ -62,7 +62,7 @@ func TestLaw2NothingOutlivesItsLease(t *testing.T) {
 		})
 	}
 	h.request(t, "--purpose", "after the release", "--ttl", "2s")
-	harness.NothingLeft(t, h.pg, 15*time.Second)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 15*time.Second)
 }
 
 // Law 1 and HAZARDS 8: mints are on their way to a target that hangs when the
@@ -111,7 +111,7 @@ func TestHazard8LateMintAfterACrashIsFenced(t *testing.T) {
 		t.Fatal(err)
 	}
 	harness.AllEnded(t, h.operator.Client(t, 30*time.Second), 60*time.Second)
-	harness.NothingLeft(t, h.pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 0)
 	h.operator.Must(t, "reconcile")
 }
 
@@ -143,5 +143,5 @@ func TestBadDayHungWhileWithdrawing(t *testing.T) {
 		t.Fatal(err)
 	}
 	harness.AllEnded(t, h.operator.Client(t, 30*time.Second), 90*time.Second)
-	harness.NothingLeft(t, h.pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 0)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	kills       = flag.Int("kills", 6, "how often TestOrphansSingleNode kills its node")
+	kills       = flag.Int("kills", 4, "how often TestOrphansSingleNode kills its node; one round of TestBadDayTargetOutage for each 20")
 	leaderKills = flag.Int("leaderkills", 3, "how often TestOrphansThreeNodes kills the leader")
 )
 

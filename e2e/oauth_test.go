@@ -229,7 +229,7 @@ func TestOAuthTokenExchange(t *testing.T) {
 	c.refused("/oauth/token", ask(h.issuer.Forge(t, m)), "invalid_request")
 	h.operator.Must(t, "lease", "revoke", a["lease_id"].(string))
 	harness.AllEnded(t, h.operator.Client(t, 10*time.Second), 30*time.Second)
-	harness.NothingLeft(t, h.pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 0)
 }
 
 // A client that is told to wait polls with its own key, and gets its token once

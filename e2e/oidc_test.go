@@ -99,7 +99,7 @@ func TestOIDCLogin(t *testing.T) {
 	t.Run("a crash loop supersedes itself", c.crashLoop)
 	t.Run("caps", c.caps)
 	harness.AllEnded(t, c.operator.Client(t, 10*time.Second), 30*time.Second)
-	harness.NothingLeft(t, c.pg, 0)
+	harness.NothingLeft(t, harness.Postgres{Server: c.pg}, 0)
 }
 
 // refusals are tokens that must open nothing, each with the code that says why.

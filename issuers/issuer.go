@@ -91,7 +91,10 @@ type Target struct {
 	Term uint64
 	// Issuer is the broker's external URL, for kinds that name it (`iss`).
 	Issuer string
-	Log    *slog.Logger
+	// Draft says that the target is not written yet: it is opened to be checked, and
+	// secrets of the kind's own making are not those that it will have.
+	Draft bool
+	Log   *slog.Logger
 }
 
 // Lease is what the ledger holds of one credential when it is minted or

@@ -312,6 +312,35 @@ func (q Query) Leases(after string, fn func(Lease) bool) {
 	scanFrom(q.v, bucketLease, after, fn)
 }
 
+// Unexpired calls fn for the ids of a target's leases with id > after that are open
+// or whose time was not up at ms, in order of age. Other targets' leases cost
+// little: they are not decoded.
+func (q Query) Unexpired(target, after string, ms int64, fn func(id string)) {
+	name, err := json.Marshal(target)
+	if err != nil { // a string
+		return
+	}
+	mark := append([]byte(`"target":`), name...)
+	q.v.Scan(bucketLease, nil, append([]byte(after), 0), func(k, b []byte) bool {
+		if !bytes.Contains(b, mark) {
+			return true
+		}
+		var l struct { // of a Lease
+			Target    string `json:"target"`
+			State     string `json:"state"`
+			ExpiresMS int64  `json:"expires_ms"`
+		}
+		if err := json.Unmarshal(b, &l); err != nil {
+			q.v.corrupt(bucketLease, k, err)
+			return false
+		}
+		if l.Target == target && (l.State == LeaseOpen || l.ExpiresMS > ms) {
+			fn(string(k))
+		}
+		return true
+	})
+}
+
 // LeasesBetween calls fn for a principal's leases with from <= id < to, in order
 // of age. look is called for every lease of anybody's in between, and ends the
 // walk by returning false; whole reports that it did not. It costs little for

@@ -39,6 +39,35 @@ func TestLeasesBetweenAreOnePrincipals(t *testing.T) {
 	}
 }
 
+func TestUnexpiredLeasesOfOneTarget(t *testing.T) {
+	b := newBook(t)
+	for _, name := range []string{"a1", "a2", "a3", "a4"} {
+		b.ok(app, b.open(app, "db/rw", name, ""))
+	}
+	at := func(name string) string { return id(ledger.PrefixLease, name) }
+	b.ok(app, &ledger.EndLeases{IDs: []string{at("a1"), at("a2"), at("a4")}, Reason: ledger.EndRevoked})
+	b.ok(app, &ledger.ForceEnd{IDs: []string{at("a2")}, Reason: "gone for good"})
+	a1, _ := b.q().Lease(at("a1"))
+	for name, c := range map[string]struct {
+		target, after string
+		ms            int64
+		want          []string
+	}{
+		"open, ending and ended": {"db", "", a1.ExpiresMS - 1, []string{at("a1"), at("a2"), at("a3"), at("a4")}},
+		"time is up":             {"db", "", a1.ExpiresMS, []string{at("a3")}},
+		"after one":              {"db", at("a1"), 0, []string{at("a2"), at("a3"), at("a4")}},
+		"another target":         {"d", "", 0, nil},
+		"its whole name":         {`d"b`, "", 0, nil},
+	} {
+		var found []string
+		b.q().Unexpired(c.target, c.after, c.ms, func(id string) { found = append(found, id) })
+		slices.Sort(c.want)
+		if !slices.Equal(found, c.want) {
+			t.Errorf("%s: %v, want %v", name, found, c.want)
+		}
+	}
+}
+
 func TestDecisionOfAnEntry(t *testing.T) {
 	b := newBook(t)
 	h := b.header(app)

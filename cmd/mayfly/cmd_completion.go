@@ -237,7 +237,11 @@ func (s *shell) argumentsOf(c *cli.Context, at spot) []string {
 	case "target check", "reconcile":
 		return s.live(c, "Target")
 	case "target add":
-		return []string{"postgres", "mysql", "jwt", "x509"}
+		var names []string
+		for _, k := range targetKinds() {
+			names = append(names, k.Name())
+		}
+		return names
 	case "task end", "task show", "task heartbeat":
 		return s.live(c, "task")
 	case "lease show", "lease renew", "lease revoke":

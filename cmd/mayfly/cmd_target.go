@@ -55,6 +55,8 @@ Examples:
   mayfly target add postgres postgres://mayfly@db.internal/orders --name orders --tls-ca-file ca.pem
   mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
+  mayfly target add redis cache.internal --name cache --username mayfly --tls-ca-file ca.pem
+  mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
@@ -66,7 +68,7 @@ Examples:
 			&cli.StringFlag{Name: "zone", Usage: "the zone it belongs to (`Z`)"},
 			&cli.StringSliceFlag{Name: "label", Usage: "a label, as in classification=pii (`K=V`)"},
 			&cli.StringSliceFlag{Name: "set", Usage: "another key of the kind's spec, as JSON or text (`KEY=VALUE`)"},
-			&cli.StringFlag{Name: "grant", Usage: "write the permit for this group and show it (`GROUP`)"},
+			&cli.StringFlag{Name: "grant", Usage: "make the permit for this group and show it (`GROUP`)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "check, and say what would be written"},
 			waitFlag(),
 			&cli.StringFlag{Name: "reason", Usage: "why, for those who approve the change (`R`)"},
@@ -105,7 +107,7 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 		p.findings(report.Findings)
 	}
 	if !report.OK {
-		return s.refuseTarget(name, report)
+		return s.refuseTarget(draft.kind(), name, report)
 	}
 	in := wire.ApplyRequest{DryRun: c.Bool("dry-run"), Reason: strings.TrimSpace(c.String("reason")), Objects: []wire.Object{{Kind: "Target", Name: name, Spec: spec, Secrets: draft.secrets}}}
 	in.Objects = append(in.Objects, report.Roles...)
@@ -117,9 +119,8 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 	if err != nil {
 		return err
 	}
-	kind, _ := draft.spec["type"].(string)
 	show := func(waits bool) error {
-		return s.showTarget(kind, name, c.String("grant"), permit, report, answer, waits)
+		return s.showTarget(draft.kind(), name, c.String("grant"), permit, report, answer, waits)
 	}
 	if answer.GrantID == "" || answer.DryRun {
 		return show(false)
@@ -128,7 +129,7 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 }
 
 // refuseTarget says what to run on the target, and ends with exit code 1.
-func (s *shell) refuseTarget(name string, report wire.TargetReport) error {
+func (s *shell) refuseTarget(kind, name string, report wire.TargetReport) error {
 	if s.output != asTable || s.field != "" {
 		if err := s.show(report, nil); err != nil {
 			return err
@@ -136,17 +137,21 @@ func (s *shell) refuseTarget(name string, report wire.TargetReport) error {
 	}
 	var fixes []string
 	for _, f := range report.Findings {
-		fix := strings.TrimSpace(f.Fix)
-		if !f.OK && !f.Warning && fix != "" {
-			fixes = append(fixes, strings.TrimSuffix(fix, ";")+";")
+		fix := strings.TrimSuffix(strings.TrimSpace(f.Fix), ";")
+		if f.OK || f.Warning || fix == "" {
+			continue
 		}
+		if speaksSQL[kind] {
+			fix += ";"
+		}
+		fixes = append(fixes, fix)
 	}
-	next := ""
+	next := "see that address, account and password are right; the kind's page, docs/issuers/" + kind + ".md, says what the account needs"
 	if len(fixes) > 0 {
 		if s.output == asTable {
 			fmt.Fprintf(s.err, "\nRun this on %s as its administrator, then try again:\n\n%s\n\n", clean(name), cleanLines(strings.Join(slices.Compact(fixes), "\n")))
 		}
-		next = "run the statements above"
+		next = "run what stands above"
 	}
 	return &failure{code: exitFailed, kind: client.KindUpstream, word: "target_refused", detail: fmt.Sprintf("target %s was not written: the check failed", name), next: next}
 }
@@ -188,13 +193,18 @@ func (s *shell) showTarget(kind, name, group, permit string, report wire.TargetR
 
 // tryOut is the command by which somebody sees the role work.
 func tryOut(kind string, role wire.Object) string {
+	request := "mayfly request " + role.Name + " --purpose 'trying it out'"
 	switch kind {
 	case "postgres":
 		return "mayfly exec " + role.Name + " -- psql"
+	case "redis":
+		return "mayfly exec " + role.Name + ` -- sh -c 'redis-cli -h "$REDIS_HOST" -p "$REDIS_PORT" --user "$REDIS_USERNAME"'`
+	case "ssh": // a key of one's own never travels
+		return request + " --public-key ~/.ssh/id_ed25519.pub"
 	case "mysql": // its clients take user and database as arguments alone
 		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
-	return "mayfly request " + role.Name + " --purpose 'trying it out'"
+	return request
 }
 
 // permitFor is the policy that lets a group request and renew the roles.
@@ -243,6 +253,15 @@ type draft struct {
 	secrets map[string]string
 }
 
+// kind is the target's type.
+func (d draft) kind() string { kind, _ := d.spec["type"].(string); return kind }
+
+// speaksSQL: what a check tells to run there ends in a semicolon.
+var speaksSQL = map[string]bool{"postgres": true, "mysql": true}
+
+// unreached are kinds whose target is the broker itself.
+var unreached = map[string]bool{"jwt": true, "x509": true, "ssh": true}
+
 // defaultPorts of kinds that are reached over the network.
 var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis": "6379", "rabbitmq": "15671"}
 
@@ -261,6 +280,8 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		if err := s.draftDatabase(c, &d, kind, address, port); err != nil {
 			return d, err
 		}
+	} else if address != "" && unreached[kind] {
+		return d, usage("%s: a target of kind %s has no address; write mayfly target add %s --name T", clean(address), kind, kind)
 	} else if address != "" {
 		d.spec["address"] = address
 	}

@@ -32,7 +32,7 @@ func (s *shell) secretFrom(source, what, flag string) (secret.Text, error) {
 	case source != "":
 		data, err := readFile(source, maxSecret)
 		if err != nil {
-			return secret.Text{}, failed("no_secret", "%s: %v", what, err)
+			return secret.Text{}, failed("no_secret", "%s (%s): %v", what, flag, err)
 		}
 		text = strings.TrimRight(string(data), "\r\n")
 	case s.interactive():

@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 )
 
@@ -18,6 +17,7 @@ import (
 // client whose speed is the limit.
 type database struct {
 	*pgtest.Server
+	admin *pgx.Conn
 }
 
 // names of the targets, each with a database of its own on the one server.
@@ -32,7 +32,7 @@ func startDatabase(ctx context.Context, b *bench) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &database{s}
+	d := &database{Server: s}
 	for _, name := range []string{pgDefault, pgFast, pgCert} {
 		if err := d.Do(ctx, "postgres", "CREATE DATABASE "+name); err != nil {
 			return nil, errors.Join(err, d.Close())
@@ -42,34 +42,48 @@ func startDatabase(ctx context.Context, b *bench) (*database, error) {
 		}
 	}
 	b.progress("   PostgreSQL at %s, fsync on", filepath.Base(d.Address()))
-	return d, d.Do(ctx, "postgres", "CREATE ROLE pooled NOLOGIN")
+	if d.admin, err = pgx.Connect(ctx, d.URL(pgtest.AdminUser, d.Password, "postgres")); err == nil {
+		_, err = d.admin.Exec(ctx, "CREATE ROLE pooled NOLOGIN")
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+func (d *database) close() error {
+	if d.admin != nil {
+		_ = d.admin.Close(context.Background()) // the server ends now
+	}
+	return d.Close()
+}
+
+// system is PostgreSQL as a kind among others; what is minted to be withdrawn has
+// few iterations.
+func (d *database) system() *system {
+	return &system{
+		title: "PostgreSQL", role: pgDefault + "/read", quick: pgFast + "/read", many: 10_000, look: 2 * time.Millisecond, share: 0.9, ending: 2000,
+		bare: func(ctx context.Context, clients int, cell time.Duration) (outcome, error) {
+			return d.bare(ctx, clients, cell, rawClear)
+		},
+		made: "CREATE ROLE", drops: d.drops, dropped: "bare DROP ROLE, 50 a transaction", count: d.count, login: d.login,
+	}
 }
 
 // addDatabases writes the targets and a role on each.
 func (c *cluster) addDatabases(ctx context.Context, d *database) error {
 	extra := map[string]map[string]any{pgDefault: {}, pgFast: {"scram_iterations": 64}, pgCert: {"login": "certificate"}}
-	var in wire.ApplyRequest
 	for name, more := range extra {
 		spec := map[string]any{"type": "postgres", "address": d.Address(), "database": name, "tls": map[string]string{"mode": "disable"}, "admin": map[string]string{"username": pgtest.AdminUser}}
 		for k, v := range more {
 			spec[k] = v
 		}
-		target, err := object("Target", name, spec)
+		err := c.addSystem(ctx, name, spec, d.Password, map[string]any{"type": "database", "identifier": name, "actions": []string{"select"}, "tables": []any{map[string]string{"name": "public.*"}}})
 		if err != nil {
 			return err
 		}
-		target.Secrets = map[string]string{"admin_password": d.Password}
-		role, err := object("Role", name+"/read", map[string]any{
-			"scope": []any{map[string]any{"type": "database", "identifier": name, "actions": []string{"select"}, "tables": []any{map[string]string{"name": "public.*"}}}},
-			"ttl":   map[string]string{"default": far, "max": far}, "caps": caps,
-		})
-		if err != nil {
-			return err
-		}
-		in.Objects = append(in.Objects, target, role)
 	}
-	_, err := c.admin.Apply(ctx, in)
-	return err
+	return nil
 }
 
 // Ways in which the bare client makes a role.
@@ -109,12 +123,35 @@ func (d *database) bare(ctx context.Context, clients int, cell time.Duration, ho
 	})
 }
 
-// count counts accounts whose name matches.
-func (d *database) count(ctx context.Context, conn *pgx.Conn, pattern string) (n int, err error) {
-	err = conn.QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname ~ $1", pattern).Scan(&n)
+func (d *database) count(ctx context.Context) (n int, err error) {
+	err = d.admin.QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname ~ '^mayfly_[0-9a-z]{26}$'").Scan(&n)
 	return n, err
 }
 
-func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
-	return pgx.Connect(ctx, d.URL(pgtest.AdminUser, d.Password, "postgres"))
+// drops makes n roles and drops them, 50 in a transaction.
+func (d *database) drops(ctx context.Context, n int) (float64, error) {
+	const batch = 50
+	make := fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE 'CREATE ROLE drop_' || i || ' LOGIN IN ROLE pooled'; END LOOP; END $$", n)
+	if _, err := d.admin.Exec(ctx, make); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	for from := 1; from <= n; from += batch {
+		drop := fmt.Sprintf("DO $$ BEGIN FOR i IN %d..%d LOOP EXECUTE 'DROP ROLE drop_' || i; END LOOP; END $$", from, from+batch-1)
+		if _, err := d.admin.Exec(ctx, drop); err != nil {
+			return 0, err
+		}
+	}
+	return float64(n) / time.Since(began).Seconds(), nil
+}
+
+func (d *database) login(ctx context.Context, credential map[string]string) (session, error) {
+	conn, err := pgx.Connect(ctx, credential["url"])
+	if err != nil {
+		return session{}, err
+	}
+	return session{
+		use:   conn.Ping,
+		close: func(ctx context.Context) { _ = conn.Close(ctx) }, // the server has ended it already
+	}, nil
 }

@@ -100,9 +100,14 @@ func each(ctx context.Context, n, workers int, do func(ctx context.Context, i in
 // poll tries until it succeeds, without a pause worth speaking of, and returns
 // the last error when within is over.
 func poll(ctx context.Context, within time.Duration, try func(ctx context.Context) error) error {
+	return pollEvery(ctx, within, 2*time.Millisecond, try)
+}
+
+// pollEvery is poll with a pause between one try and the next.
+func pollEvery(ctx context.Context, within, pause time.Duration, try func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		err := try(ctx)

@@ -1,5 +1,5 @@
 // The bench measures the built binary as its users meet it: real nodes, TLS,
-// key-bound sessions, a real PostgreSQL that waits for its disk. Beside every
+// key-bound sessions, real servers. Beside every
 // figure stands the raw limit of the same machine, measured in the same run,
 // and the budget of the design. Repeats on a shared machine vary by a quarter
 // or more; the ratios vary less.
@@ -73,7 +73,8 @@ func sections() []section {
 	return []section{
 		{name: "machine", run: measureMachine},
 		{name: "decision", run: measureDecision},
-		{name: "one-node", run: measureNodes(1), steps: []step{idle, database, fast, ledger, {"reads", measureReads}, {"withdrawal", measureWithdrawal}}},
+		{name: "one-node", run: measureNodes(1), steps: []step{idle, database, fast, ledger, {"reads", measureReads}, {"withdrawal", measureWithdrawal},
+			{"mysql", measureSystem(startMariaDB)}, {"redis", measureSystem(startRedis)}}},
 		{name: "restart", run: measureRestart},
 		{name: "three-nodes", run: measureNodes(3), steps: []step{
 			idle, database, fast, ledger, {"follower", measureFollowerReads}, {"containment", measureContainment}, {"cut-off", measureCutOff}, {"failover", measureFailover},

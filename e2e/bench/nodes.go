@@ -54,7 +54,7 @@ func (p *place) close() error {
 		err = p.cluster.close()
 	}
 	if p.db != nil {
-		err = errors.Join(err, p.db.Close())
+		err = errors.Join(err, p.db.close())
 	}
 	return err
 }
@@ -107,43 +107,17 @@ func (p *place) nodesText() string {
 	return fmt.Sprintf("%d nodes", len(p.nodes))
 }
 
-// measureIdle is one client alone: how long one credential takes.
+// Steps on the cluster's own PostgreSQL.
 func measureIdle(ctx context.Context, b *bench, p *place) error {
-	raw, err := p.db.bare(ctx, 1, b.cell, rawClear)
-	if err != nil {
-		return err
-	}
-	got, err := p.drive(ctx, 1, b.cell, p.crowd.request(pgDefault+"/read", p.crowd.dpop))
-	if err != nil {
-		return err
-	}
-	budget := 3*(b.limits.fsync+raw.p50) + 2*time.Millisecond
-	b.add(row{
-		what: "PostgreSQL, " + p.nodesText() + ", 1 client: time of one", got: short(got.p99) + " p99", detail: got.quantiles() + ", " + perSecond(got.rate),
-		raw: fmt.Sprintf("bare p50 %s, p99 %s, fsync %s", short(raw.p50), short(raw.p99), short(b.limits.fsync)), ratio: times(got.rate, raw.rate), budget: "p99 < " + short(budget), met: met(got.p99 < budget),
-	})
-	return nil
+	return p.db.system().measureIdle(ctx, b, p)
 }
 
-// measureDatabase is the main job under load, beside a bare client.
 func measureDatabase(ctx context.Context, b *bench, p *place) error {
-	for _, clients := range []int{16, 64} {
-		raw, err := p.db.bare(ctx, clients, b.cell, rawClear)
-		if err != nil {
-			return err
-		}
-		got, err := p.drive(ctx, clients, b.cell, p.crowd.request(pgDefault+"/read", p.crowd.dpop))
-		if err != nil {
-			return err
-		}
-		r := row{what: fmt.Sprintf("PostgreSQL credentials, %s, %d clients", p.nodesText(), clients), got: perSecond(got.rate), detail: got.quantiles(),
-			raw: "bare CREATE ROLE " + perSecond(raw.rate), ratio: times(got.rate, raw.rate)}
-		if clients == 16 {
-			r.budget, r.met = "≥ 0.90 ×", met(got.rate >= 0.9*raw.rate)
-		}
-		b.add(r)
-	}
-	return nil
+	return p.db.system().measureLoad(ctx, b, p)
+}
+
+func measureWithdrawal(ctx context.Context, b *bench, p *place) error {
+	return p.db.system().measureWithdrawal(ctx, b, p)
 }
 
 // measureFast is the same with what makes the target's own share small.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -49,22 +48,6 @@ func TargetArgs(t testing.TB, pg *pgtest.Server, dir, database, name string) []s
 	return []string{"target", "add", "postgres", pg.Address(), "--name", name, "--username", pgtest.AdminUser, "--database", database, "--password-file", file}
 }
 
-// Left lists what bears our mark on a server: login roles, and the sessions
-// that are theirs.
-func Left(ctx context.Context, pg *pgtest.Server) ([]string, error) {
-	conn, err := pgx.Connect(ctx, pg.URL(pgtest.AdminUser, pg.Password, "postgres"))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	rows, err := conn.Query(ctx, `SELECT 'role ' || rolname FROM pg_roles WHERE starts_with(rolname, 'mayfly_') AND NOT starts_with(rolname, 'mayfly_scope_')
-		UNION ALL SELECT 'session of ' || usename FROM pg_stat_activity WHERE starts_with(usename, 'mayfly_') ORDER BY 1`)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
-}
-
 // AllEnded waits until the ledger knows of no lease that is open or ending.
 func AllEnded(t testing.TB, cl *client.Client, d time.Duration) {
 	t.Helper()
@@ -77,21 +60,6 @@ func AllEnded(t testing.TB, cl *client.Client, d time.Duration) {
 			if len(list) > 0 {
 				return fmt.Errorf("%d or more leases are %s, as %s of %s, expires %s: %s", len(list), state, list[0].Username, list[0].Principal, list[0].ExpiresAt, list[0].Problem)
 			}
-		}
-		return nil
-	})
-}
-
-// NothingLeft waits until nothing of ours is on the server.
-func NothingLeft(t testing.TB, pg *pgtest.Server, d time.Duration) {
-	t.Helper()
-	Within(t, d, "nothing is left on the target", func() error {
-		left, err := Left(t.Context(), pg)
-		if err != nil {
-			return err
-		}
-		if len(left) > 0 {
-			return fmt.Errorf("%d left:\n  %s", len(left), strings.Join(left[:min(len(left), 20)], "\n  "))
 		}
 		return nil
 	})

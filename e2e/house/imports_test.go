@@ -33,7 +33,7 @@ var may = map[string]struct {
 	"issuers":                 {product: []string{"scope", "secret"}, why: "the interface that broker and issuers share"},
 	"issuers/issuertest":      {product: []string{"issuers", "scope", "secret"}, why: "the suite every issuer runs"},
 	"issuers/postgres/pgtest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/ssh/sshdtest":    {why: "starts servers for every room's tests"},
+	"issuers/ssh/sshdtest":    {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/mysql/mysqltest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
@@ -165,7 +165,7 @@ var owns = map[string][]string{
 	"github.com/go-sql-driver/mysql":       {"issuers/mysql", "issuers/mysql/mysqltest"},
 	"filippo.io/edwards25519":              {"issuers/mysql"}, // MariaDB's ed25519 has passwords for seeds, of any length; the driver needs it anyway
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
-	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "issuers/redis/redistest", "issuers/ssh/sshdtest", "scripts/tally"},
+	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "scripts/tally"},
 	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},

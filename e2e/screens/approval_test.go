@@ -342,7 +342,7 @@ func TestARealPersonApprovesInTheBrowser(t *testing.T) {
 	h.do("bo revokes", h.at("/grants/"+g.ID), chromedp.Click(css("details.acts2 summary")), chromedp.SendKeys(css(`form[action$="/revoke"] textarea`), "wrong table"),
 		chromedp.Click(css(`form[action$="/revoke"] button`)), chromedp.WaitVisible(css(".note.good")))
 	cutOff(t, conn)
-	harness.NothingLeft(t, h.pg, 30*time.Second)
+	harness.NothingLeft(t, harness.Postgres{Server: h.pg}, 30*time.Second)
 	h.noComplaints()
 }
 

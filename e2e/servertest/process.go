@@ -2,19 +2,25 @@ package servertest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// stopTimeout is how long a server gets to end before it is killed.
-const stopTimeout = 15 * time.Second
+const (
+	// stopTimeout is how long a server gets to end before it is killed.
+	stopTimeout = 15 * time.Second
+	// maxOutput bounds what is kept of a server's output.
+	maxOutput = 1 << 20
+)
 
 // Command is a server to run.
 type Command struct {
@@ -25,6 +31,9 @@ type Command struct {
 	// Env is added to a bare environment: nothing of the caller's reaches it.
 	Env     []string
 	Account Account
+	// Orphaned is the signal that ends the server when the caller is killed; 0 is
+	// SIGKILL. A server with processes of its own may need a gentler one.
+	Orphaned syscall.Signal
 }
 
 // Exec prepares the command as os/exec does, for programs that end by themselves.
@@ -35,25 +44,41 @@ func (c Command) Exec() *exec.Cmd {
 		"LC_ALL=C", "TZ=UTC", "TMPDIR=" + c.Dir, "HOME=" + c.Dir}, c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if c.Account.change {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.Account.uid), Gid: uint32(c.Account.gid)}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.Account.uid), Gid: uint32(c.Account.gid), Groups: c.Account.groups}
 	}
 	cmd.WaitDelay = time.Second
 	return cmd
+}
+
+// Run runs a program that ends by itself, kills it when ctx ends, and returns what
+// it printed.
+func (c Command) Run(ctx context.Context) (string, error) {
+	p, err := Start(c)
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-p.done:
+		return p.Output(), p.err
+	case <-ctx.Done():
+		return p.Output(), errors.Join(ctx.Err(), p.Stop(syscall.SIGKILL))
+	}
 }
 
 // Process is a running server, or one that has ended.
 type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
+	err  error // of its end; read after done
 	mu   sync.Mutex
 	log  bytes.Buffer
 }
 
-// Write keeps the first 64 KiB of the server's output for error messages.
+// Write keeps the first MiB of the server's output.
 func (p *Process) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if room := 64<<10 - p.log.Len(); room > 0 {
+	if room := maxOutput - p.log.Len(); room > 0 {
 		p.log.Write(b[:min(room, len(b))])
 	}
 	return len(b), nil
@@ -73,7 +98,9 @@ func (p *Process) Output() string {
 func Start(c Command) (*Process, error) {
 	p := &Process{done: make(chan struct{}), cmd: c.Exec()}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
-	p.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if p.cmd.SysProcAttr.Pdeathsig = c.Orphaned; c.Orphaned == 0 {
+		p.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -82,7 +109,7 @@ func Start(c Command) (*Process, error) {
 		err := p.cmd.Start()
 		started <- err
 		if err == nil {
-			_ = p.cmd.Wait()
+			p.err = p.cmd.Wait()
 		}
 	}()
 	return p, <-started
@@ -101,8 +128,41 @@ func (p *Process) Ended() bool {
 	}
 }
 
-// Signal sends the server a signal: SIGSTOP makes it hang.
-func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
+// Signal sends the server a signal. SIGSTOP and SIGCONT reach what it started,
+// too: a server that hangs does so whole.
+func (p *Process) Signal(sig syscall.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil || sig != syscall.SIGSTOP && sig != syscall.SIGCONT {
+		return err
+	}
+	for _, child := range descendants(p.cmd.Process.Pid) { // once it starts no more
+		if err := syscall.Kill(child, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// descendants are the processes below one, whatever their group: PostgreSQL's, for
+// one, leave that of their parent.
+func descendants(pid int) []int {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil // it has ended
+	}
+	var all []int
+	for _, task := range tasks {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+		if err != nil {
+			continue
+		}
+		for _, word := range strings.Fields(string(raw)) {
+			if child, err := strconv.Atoi(word); err == nil {
+				all = append(append(all, child), descendants(child)...)
+			}
+		}
+	}
+	return all
+}
 
 // Stop ends the server by a signal, and by SIGKILL if that is not heeded in time;
 // then whatever it started and left. It waits for the end; ending twice is no
@@ -112,7 +172,7 @@ func (p *Process) Stop(first syscall.Signal) error {
 		if p.Ended() {
 			break
 		}
-		_ = p.cmd.Process.Signal(syscall.SIGCONT) // a stopped server cannot end
+		_ = p.Signal(syscall.SIGCONT) // a stopped server cannot end
 		if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return err
 		}

@@ -85,8 +85,32 @@ func Built(name string) (string, error) {
 
 // Account is the user that a server runs as. The zero value is the caller's own.
 type Account struct {
+	name     string
 	change   bool
 	uid, gid int
+	groups   []uint32
+}
+
+// Name is the user's name; empty for the zero value.
+func (a Account) Name() string { return a.name }
+
+// In is the account as a member of the named groups besides its own, of those
+// that exist. An ordinary caller's account stays as it is.
+func (a Account) In(groups ...string) Account {
+	if !a.change {
+		return a
+	}
+	a.groups = nil
+	for _, name := range groups {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			continue
+		}
+		if gid, err := strconv.ParseUint(g.Gid, 10, 32); err == nil {
+			a.groups = append(a.groups, uint32(gid))
+		}
+	}
+	return a
 }
 
 // Choose returns the first of the named users that exists, "nobody" after them,
@@ -94,7 +118,11 @@ type Account struct {
 // refuse to, and none should.
 func Choose(names ...string) (Account, error) {
 	if os.Getuid() != 0 {
-		return Account{}, nil
+		u, err := user.Current()
+		if err != nil {
+			return Account{}, nil // it runs as well without its name
+		}
+		return Account{name: u.Username}, nil
 	}
 	names = append(names, "nobody")
 	for _, name := range names {
@@ -105,7 +133,7 @@ func Choose(names ...string) (Account, error) {
 		uid, err1 := strconv.Atoi(u.Uid)
 		gid, err2 := strconv.Atoi(u.Gid)
 		if err1 == nil && err2 == nil && uid != 0 {
-			return Account{change: true, uid: uid, gid: gid}, nil
+			return Account{name: name, change: true, uid: uid, gid: gid}, nil
 		}
 	}
 	return Account{}, fmt.Errorf("there is none of the users %v to run a server as", names)

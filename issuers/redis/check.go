@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -47,6 +48,20 @@ func (is *Issuer) probes(n node) []probe {
 		out = append(out, probe{"see the cluster", []any{"CLUSTER", "NODES"}, "+cluster|nodes"}, probe{"read on replicas", []any{"READONLY"}, "+readonly"})
 	}
 	return out
+}
+
+// allRules are the rules that give the admin user every right, those whose lack is
+// only warned of among them.
+func (is *Issuer) allRules(n node) string {
+	rules := []string{"+ping", "+acl|dryrun", "+role", "+config|get"}
+	for _, p := range is.probes(n) {
+		for _, r := range strings.Fields(p.rule) {
+			if !slices.Contains(rules, r) {
+				rules = append(rules, r)
+			}
+		}
+	}
+	return strings.Join(rules, " ")
 }
 
 // Check implements [issuers.Checker].
@@ -126,8 +141,9 @@ func (c *examination) rights(ctx context.Context, r *goredis.Client) error {
 			switch {
 			case !said:
 				return err
-			case word == "NOPERM":
-				c.add("try rights", false, false, "the admin user may not run ACL DRYRUN", "ACL SETUSER "+me+" +acl|dryrun")
+			case word == "NOPERM": // to the probe, or to what every connection begins with
+				c.add("try rights", false, false, "the admin user may not run ACL DRYRUN or CLIENT SETNAME, so that nothing can be said of its other rights; this gives it all that it needs",
+					"ACL SETUSER "+me+" "+c.is.allRules(c.node))
 			default:
 				c.add("version", false, false, "the server has no ACL DRYRUN: Redis 7.0 or later is needed, for selectors and read-only keys", "")
 			}

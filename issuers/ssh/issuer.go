@@ -28,6 +28,8 @@ const keepRevoked = 10 * time.Minute
 
 // issuer signs certificates for one target.
 type issuer struct {
+	name   string // the target's
+	draft  bool   // the target is not written yet
 	spec   spec
 	ca     authority
 	closed atomic.Bool
@@ -49,7 +51,7 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ssh: %w", err)
 	}
-	return &issuer{spec: sp, ca: ca}, nil
+	return &issuer{name: t.Name, draft: t.Draft, spec: sp, ca: ca}, nil
 }
 
 // Mint implements [issuers.Issuer]. The clock of the target is this machine's.
@@ -199,20 +201,22 @@ func (i *issuer) PublishRevoked(ctx context.Context, withdrawn iter.Seq[issuers.
 }
 
 // Check implements [issuers.Checker]: it shows the CA's public keys, and warns of
-// a revocation that rests on nobody's word.
+// a revocation that rests on nobody's word. Nobody is shown a draft's key: servers
+// that were told to trust it would trust nothing.
 func (i *issuer) Check(context.Context) ([]issuers.Finding, error) {
 	var out []issuers.Finding
-	for n, k := range i.ca.keys {
-		name, role := "ca", "signs"
-		if n > 0 {
-			name, role = "ca "+strconv.Itoa(n+1), "is trusted, but does not sign"
+	if i.draft {
+		out = append(out, issuers.Finding{Name: "ca", OK: true, Detail: "once the target is written, mayfly target check " + i.name + " shows the line by which servers trust its key"})
+	} else {
+		for n, k := range i.ca.keys {
+			name, role := "ca", "signs"
+			if n > 0 {
+				name, role = "ca "+strconv.Itoa(n+1), "is trusted, but does not sign"
+			}
+			line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(k)), "\n")
+			out = append(out, issuers.Finding{Name: name, OK: true, Detail: role + " (" + ssh.FingerprintSHA256(k) + "); servers trust it by the line " + line})
 		}
-		line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(k)), "\n")
-		out = append(out, issuers.Finding{Name: name, OK: true, Detail: role + " (" + ssh.FingerprintSHA256(k) + "); servers trust it by the line " + line})
 	}
-	// The check before a target is written looks at a key that is made for it
-	// alone, and nothing says so to Check.
-	out[0].Detail += " (if the target is only being added, its own key is yet to be made: see mayfly target check)"
 	if i.spec.maxAge == 0 {
 		out = append(out, issuers.Finding{Name: "krl", Warning: true, Detail: "nothing says that servers fetch the revocation list, so a withdrawn certificate counts as good until it expires; where they do, say krl: {max_age: …}"})
 	}

@@ -571,3 +571,23 @@ func TestCAKeys(t *testing.T) {
 		}
 	}
 }
+
+// The key that a draft is checked with is thrown away: whoever gave it to servers
+// would wonder why they trust nothing.
+func TestDraftShowsNoKey(t *testing.T) {
+	draft := newTarget(t, `{}`)
+	draft.Draft = true
+	i, err := ssh.Kind{}.Open(draft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings, err := i.(issuers.Checker).Check(t.Context())
+	if err != nil || len(findings) == 0 {
+		t.Fatal(findings, err)
+	}
+	for _, f := range findings {
+		if strings.Contains(f.Detail, "ssh-ed25519 ") || strings.Contains(f.Detail, "SHA256:") {
+			t.Errorf("a draft's check shows a key: %s", f.Detail)
+		}
+	}
+}

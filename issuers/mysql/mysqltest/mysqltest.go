@@ -9,8 +9,6 @@ package mysqltest
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"database/sql"
 	"encoding/hex"
 	"errors"
@@ -19,21 +17,21 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/mayfly-broker/mayfly/e2e/servertest"
 )
 
 // AdminUser is an account with all rights on every server.
 const AdminUser = "admin"
 
-// limits of a start and a stop; a loaded machine needs them, a good one never
-// comes near.
-const (
-	startTimeout = 60 * time.Second
-	stopTimeout  = 20 * time.Second
-)
+// startTimeout bounds a start; a loaded machine needs it, a good one never comes
+// near.
+const startTimeout = 60 * time.Second
 
 // Server is one running MariaDB. Its exported fields are set by [Run] and not
 // changed afterwards.
@@ -45,10 +43,10 @@ type Server struct {
 	CAPEM    string // the CA that signed the server's certificate; empty without TLS
 
 	bin   string
-	as    account
-	proc  *process
+	as    servertest.Account
+	proc  *servertest.Process
 	flags []string
-	roots *x509.CertPool
+	tls   *servertest.Authority // nil without TLS
 }
 
 // Option changes how a server is started.
@@ -95,25 +93,25 @@ func Run(ctx context.Context, opts ...Option) (*Server, error) {
 	for _, f := range opts {
 		f(&o)
 	}
-	bin, err := findServer()
+	bin, err := servertest.Find("mariadb-server", "mariadbd")
 	if err != nil {
 		return nil, err
 	}
-	as, err := chooseAccount()
+	as, err := servertest.Choose("mysql")
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "mysqltest-")
+	dir, err := as.Dir("mysqltest-")
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{Host: "127.0.0.1", DataDir: filepath.Join(dir, "data"), bin: bin, as: as}
-	err = as.own(dir)
+	s.Port, err = servertest.Port()
 	if err == nil {
 		err = s.create(ctx, dir, o)
 	}
 	if err == nil {
-		err = s.startOnFreePort(ctx)
+		err = s.StartAgain(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -128,58 +126,43 @@ func (s *Server) create(ctx context.Context, dir string, o options) error {
 	s.Password = hex.EncodeToString(random[:])
 	initFile := filepath.Join(dir, "init.sql")
 	script := fmt.Sprintf("CREATE USER IF NOT EXISTS %s@'127.0.0.1' IDENTIFIED BY '%s';\nGRANT ALL ON *.* TO %[1]s@'127.0.0.1' WITH GRANT OPTION;\n", AdminUser, s.Password)
-	if err := s.as.writeFile(initFile, []byte(script)); err != nil {
+	if err := s.as.WriteFile(initFile, []byte(script)); err != nil {
 		return err
 	}
-	out, err := s.as.command(ctx, dir, "mariadb-install-db", "--no-defaults", "--datadir="+s.DataDir, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve").CombinedOutput()
+	installer, err := servertest.Find("mariadb-server", "mariadb-install-db")
 	if err != nil {
+		return err
+	}
+	install := servertest.Command{Path: installer, Dir: dir, Account: s.as,
+		Args: []string{"--no-defaults", "--datadir=" + s.DataDir, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"}}
+	if out, err := install.Run(ctx); err != nil {
 		return fmt.Errorf("mariadb-install-db: %w\n%s", err, out)
 	}
 	s.flags = []string{
 		"--no-defaults", "--datadir=" + s.DataDir, "--socket=" + filepath.Join(dir, "s"), "--pid-file=" + filepath.Join(dir, "pid"), "--bind-address=127.0.0.1",
-		"--init-file=" + initFile, "--innodb-buffer-pool-size=32M", "--max-connections=150", "--skip-log-bin", "--plugin-load-add=auth_ed25519",
+		"--port=" + strconv.Itoa(s.Port), "--init-file=" + initFile, "--innodb-buffer-pool-size=32M", "--max-connections=150", "--skip-log-bin", "--plugin-load-add=auth_ed25519",
 	}
 	if !o.durable {
 		s.flags = append(s.flags, "--innodb-flush-log-at-trx-commit=0", "--sync-frm=OFF")
 	}
 	if o.tls {
-		more, err := s.enableTLS(dir)
+		if s.tls, err = servertest.NewAuthority(); err != nil {
+			return err
+		}
+		files, err := s.tls.Write(s.as, dir)
 		if err != nil {
 			return err
 		}
-		s.flags = append(s.flags, more...)
+		s.CAPEM = s.tls.PEM
+		s.flags = append(s.flags, "--ssl-ca="+files.CA, "--ssl-cert="+files.Cert, "--ssl-key="+files.Key)
 	}
 	s.flags = append(s.flags, o.flags...)
 	return nil
 }
 
-// startOnFreePort asks the kernel for a free port; another process may take it
-// before the server does, so a failed start is tried again with another.
-func (s *Server) startOnFreePort(ctx context.Context) error {
-	var err error
-	for range 3 {
-		if s.Port, err = freePort(); err != nil {
-			return err
-		}
-		if err = s.StartAgain(ctx); err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-	return err
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // StartAgain starts the server after [Server.Stop], on the same port and data.
 func (s *Server) StartAgain(ctx context.Context) error {
-	p, err := s.as.start(filepath.Dir(s.DataDir), s.bin, append(append([]string{}, s.flags...), "--port="+strconv.Itoa(s.Port))...)
+	p, err := servertest.Start(servertest.Command{Path: s.bin, Args: s.flags, Dir: filepath.Dir(s.DataDir), Account: s.as})
 	if err != nil {
 		return err
 	}
@@ -187,7 +170,7 @@ func (s *Server) StartAgain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := s.waitReady(ctx); err != nil {
-		return errors.Join(err, p.stop(stopTimeout))
+		return errors.Join(err, p.Stop(syscall.SIGKILL))
 	}
 	return nil
 }
@@ -201,17 +184,24 @@ func (s *Server) waitReady(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-s.proc.done:
-			return fmt.Errorf("mariadbd ended while starting:\n%s", s.proc.output())
+		case <-s.proc.Done():
+			return fmt.Errorf("mariadbd ended while starting:\n%s", s.proc.Output())
 		case <-ctx.Done():
-			return fmt.Errorf("mariadbd did not become ready: %w\n%s", err, s.proc.output())
+			return fmt.Errorf("mariadbd did not become ready: %w\n%s", err, s.proc.Output())
 		case <-tick.C:
 		}
 	}
 }
 
 // Stop ends the server, sessions and all, and keeps its data.
-func (s *Server) Stop() error { return s.proc.stop(stopTimeout) }
+func (s *Server) Stop() error { return s.proc.Stop(syscall.SIGTERM) }
+
+// Kill ends the server without warning and keeps its data.
+func (s *Server) Kill() error { return s.proc.Stop(syscall.SIGKILL) }
+
+// Signal sends the server a signal: SIGSTOP makes it a target that hangs rather
+// than fails, SIGCONT ends that.
+func (s *Server) Signal(sig syscall.Signal) error { return s.proc.Signal(sig) }
 
 // Close ends the server and removes its data.
 func (s *Server) Close() error {
@@ -228,8 +218,8 @@ func (s *Server) Open(user, password, database string) (*sql.DB, error) {
 	c := mysql.NewConfig()
 	c.User, c.Passwd, c.Net, c.Addr, c.DBName, c.MultiStatements, c.InterpolateParams = user, password, "tcp", s.Address(), database, true, true
 	c.Logger = &mysql.NopLogger{}
-	if s.roots != nil {
-		c.TLS = &tls.Config{RootCAs: s.roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}
+	if s.tls != nil {
+		c.TLS = s.tls.Client()
 	}
 	connector, err := mysql.NewConnector(c)
 	if err != nil {

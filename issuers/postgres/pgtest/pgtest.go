@@ -18,21 +18,21 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mayfly-broker/mayfly/e2e/servertest"
 )
 
 // AdminUser is the bootstrap superuser of every server.
 const AdminUser = "admin"
 
-// limits of a start and a stop; a loaded machine needs them, a good one never
-// comes near.
-const (
-	startTimeout = 60 * time.Second
-	stopTimeout  = 20 * time.Second
-)
+// startTimeout bounds a start; a loaded machine needs it, a good one never comes
+// near.
+const startTimeout = 60 * time.Second
 
 // Server is one running PostgreSQL. Its exported fields are set by [Run] and not
 // changed afterwards.
@@ -43,11 +43,12 @@ type Server struct {
 	DataDir  string
 	CAPEM    string // the CA that signed the server's certificate; empty without TLS
 
-	bin   string // directory of the server's programs
-	as    account
-	tls   *authority
-	proc  *process
-	flags []string
+	bin    string // directory of the server's programs
+	as     servertest.Account
+	tls    *servertest.Authority // nil without TLS
+	caFile string
+	proc   *servertest.Process
+	flags  []string
 }
 
 // Option changes how a server is started.
@@ -105,7 +106,7 @@ func Run(ctx context.Context, dir string, opts ...Option) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	as, err := chooseAccount()
+	as, err := servertest.Choose("postgres")
 	if err != nil {
 		return nil, err
 	}
@@ -113,10 +114,13 @@ func Run(ctx context.Context, dir string, opts ...Option) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Host: "127.0.0.1", DataDir: filepath.Join(dir, "data"), bin: bin, as: as}
+	if s.Port, err = servertest.Port(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
 	if err := s.create(ctx, dir, o); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	if err := s.startOnFreePort(ctx); err != nil {
+	if err := s.StartAgain(ctx); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return s, nil
@@ -130,13 +134,12 @@ func (s *Server) create(ctx context.Context, dir string, o options) error {
 	}
 	s.Password = hex.EncodeToString(random[:])
 	pwfile := filepath.Join(dir, "pw")
-	if err := s.as.writeFile(pwfile, []byte(s.Password+"\n")); err != nil {
+	if err := s.as.WriteFile(pwfile, []byte(s.Password+"\n")); err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(pwfile) }()
-	out, err := s.as.command(ctx, dir, filepath.Join(s.bin, "initdb"), "-D", s.DataDir, "-U", AdminUser, "-A", "scram-sha-256",
-		"--pwfile", pwfile, "--no-locale", "-E", "UTF8", "--no-sync").CombinedOutput()
-	if err != nil {
+	initdb := s.program("initdb", "-D", s.DataDir, "-U", AdminUser, "-A", "scram-sha-256", "--pwfile", pwfile, "--no-locale", "-E", "UTF8", "--no-sync")
+	if out, err := initdb.Run(ctx); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	hba := append([]string{}, o.hba...)
@@ -161,37 +164,20 @@ func (s *Server) create(ctx context.Context, dir string, o options) error {
 	for k, v := range settings {
 		s.flags = append(s.flags, "-c", k+"="+v)
 	}
-	return s.as.writeFile(filepath.Join(s.DataDir, "pg_hba.conf"), []byte(strings.Join(hba, "\n")+"\n"))
+	return s.as.WriteFile(filepath.Join(s.DataDir, "pg_hba.conf"), []byte(strings.Join(hba, "\n")+"\n"))
 }
 
-// startOnFreePort asks the kernel for a free port; another process may take it
-// before the server does, so a failed start is tried again with another.
-func (s *Server) startOnFreePort(ctx context.Context) error {
-	var err error
-	for range 3 {
-		if s.Port, err = freePort(); err != nil {
-			return err
-		}
-		if err = s.StartAgain(ctx); err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-	return err
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
+// program is one of the server's programs, to run beside its data.
+func (s *Server) program(name string, args ...string) servertest.Command {
+	return servertest.Command{Path: filepath.Join(s.bin, name), Args: args, Dir: filepath.Dir(s.DataDir), Account: s.as}
 }
 
 // StartAgain starts the server after [Server.Stop], on the same port and data.
 func (s *Server) StartAgain(ctx context.Context) error {
 	args := append([]string{"-D", s.DataDir, "-p", strconv.Itoa(s.Port)}, s.flags...)
-	p, err := s.as.start(filepath.Dir(s.DataDir), filepath.Join(s.bin, "postgres"), args...)
+	c := s.program("postgres", args...)
+	c.Orphaned = immediate
+	p, err := servertest.Start(c)
 	if err != nil {
 		return err
 	}
@@ -199,7 +185,7 @@ func (s *Server) StartAgain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := s.waitReady(ctx); err != nil {
-		return errors.Join(err, p.stop(stopTimeout))
+		return errors.Join(err, p.Stop(immediate))
 	}
 	return nil
 }
@@ -213,17 +199,24 @@ func (s *Server) waitReady(ctx context.Context) error {
 			return conn.Close(ctx)
 		}
 		select {
-		case <-s.proc.done:
-			return fmt.Errorf("postgres ended while starting:\n%s", s.proc.output())
+		case <-s.proc.Done():
+			return fmt.Errorf("postgres ended while starting:\n%s", s.proc.Output())
 		case <-ctx.Done():
-			return fmt.Errorf("postgres did not become ready: %w\n%s", err, s.proc.output())
+			return fmt.Errorf("postgres did not become ready: %w\n%s", err, s.proc.Output())
 		case <-tick.C:
 		}
 	}
 }
 
 // Stop ends the server, sessions and all, and keeps its data.
-func (s *Server) Stop() error { return s.proc.stop(stopTimeout) }
+func (s *Server) Stop() error { return s.proc.Stop(fast) }
+
+// Kill ends the server as a crash would, and keeps its data.
+func (s *Server) Kill() error { return s.proc.Stop(immediate) }
+
+// Signal sends the server a signal: SIGSTOP makes a target that hangs rather than
+// fails.
+func (s *Server) Signal(sig syscall.Signal) error { return s.proc.Signal(sig) }
 
 // Close ends the server and removes its data.
 func (s *Server) Close() error {
@@ -238,7 +231,7 @@ func (s *Server) Address() string { return net.JoinHostPort(s.Host, strconv.Itoa
 func (s *Server) URL(user, password, database string) string {
 	q := url.Values{"sslmode": {"disable"}}
 	if s.tls != nil {
-		q = url.Values{"sslmode": {"verify-full"}, "sslrootcert": {s.tls.caFile}}
+		q = url.Values{"sslmode": {"verify-full"}, "sslrootcert": {s.caFile}}
 	}
 	u := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: s.Address(), Path: "/" + database, RawQuery: q.Encode()}
 	return u.String()

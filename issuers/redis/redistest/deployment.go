@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -60,22 +59,18 @@ func masterAuth() Option {
 
 func startSentinel(t testing.TB, w *Watched) *Server {
 	t.Helper()
-	dir, err := prepareDir()
+	s, err := prepare("redis-sentinel")
 	if err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
-	s := &Server{Host: "127.0.0.1", Dir: dir, program: "redis-sentinel"}
-	if s.Port, err = freePort(); err != nil {
 		t.Fatalf("redistest: %v", err)
 	}
 	m := w.Servers[0]
 	lines := []string{
-		"bind 127.0.0.1", "port " + strconv.Itoa(s.Port), "dir " + dir,
+		"bind 127.0.0.1", "port " + strconv.Itoa(s.Port), "dir " + s.Dir,
 		fmt.Sprintf("sentinel monitor %s 127.0.0.1 %d 2", w.MasterName, m.Port),
 		fmt.Sprintf("sentinel auth-user %s %s", w.MasterName, AdminUser), fmt.Sprintf("sentinel auth-pass %s %s", w.MasterName, m.Password),
 		fmt.Sprintf("sentinel down-after-milliseconds %s 1000", w.MasterName), fmt.Sprintf("sentinel failover-timeout %s 5000", w.MasterName),
 	}
-	if err := writeFile(filepath.Join(dir, "redis.conf"), strings.Join(lines, "\n")+"\n"); err != nil {
+	if err := s.write(lines); err != nil {
 		t.Fatalf("redistest: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/mayfly-broker/mayfly/e2e/servertest"
 )
 
 // AdminUser is the user with every right on every server. The user default is off.
@@ -41,8 +43,9 @@ type Server struct {
 
 	program string
 	busPort int // of a cluster
-	tls     *authority
-	proc    *process
+	as      servertest.Account
+	tls     *servertest.Authority // nil without TLS
+	proc    *servertest.Process
 }
 
 // Option changes how a server is started.
@@ -99,43 +102,54 @@ func Run(ctx context.Context, opts ...Option) (*Server, error) {
 	if o.password == "" {
 		o.password = rand.Text()
 	}
-	dir, err := prepareDir()
+	s, err := prepare("redis-server")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Host: "127.0.0.1", Password: o.password, Dir: dir, program: "redis-server"}
-	// another process may take the free port before the server does
-	for range 3 {
-		if err = s.configure(o); err == nil {
-			if err = s.StartAgain(ctx); err == nil {
-				return s, nil
-			}
-		}
-		if ctx.Err() != nil {
-			break
-		}
+	s.Password = o.password
+	if err = s.configure(o); err == nil {
+		err = s.StartAgain(ctx)
 	}
-	return nil, errors.Join(err, os.RemoveAll(dir))
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.Dir))
+	}
+	return s, nil
+}
+
+// prepare gives a server its place: a directory and a port.
+func prepare(program string) (*Server, error) {
+	as, err := servertest.Choose("redis")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Host: "127.0.0.1", program: program, as: as}
+	if s.Port, err = servertest.Port(); err != nil {
+		return nil, err
+	}
+	s.Dir, err = as.Dir("redistest-")
+	return s, err
 }
 
 // configure writes redis.conf.
 func (s *Server) configure(o options) error {
-	var err error
-	if s.Port, err = freePort(); err != nil {
-		return err
-	}
 	lines := []string{"bind 127.0.0.1", "protected-mode no", "dir " + s.Dir, `save ""`, "appendonly no", "databases 4"}
 	if o.tls {
-		if s.tls, err = newAuthority(s.Dir); err != nil {
+		var err error
+		if s.tls, err = servertest.NewAuthority(); err != nil {
 			return err
 		}
-		s.CAPEM = s.tls.pem
-		lines = append(lines, "port 0", "tls-port "+strconv.Itoa(s.Port), "tls-auth-clients no", "tls-cert-file "+s.tls.cert, "tls-key-file "+s.tls.key, "tls-ca-cert-file "+s.tls.ca)
+		files, err := s.tls.Write(s.as, s.Dir)
+		if err != nil {
+			return err
+		}
+		s.CAPEM = s.tls.PEM
+		lines = append(lines, "port 0", "tls-port "+strconv.Itoa(s.Port), "tls-auth-clients no", "tls-cert-file "+files.Cert, "tls-key-file "+files.Key, "tls-ca-cert-file "+files.CA)
 	} else {
 		lines = append(lines, "port "+strconv.Itoa(s.Port))
 	}
 	if o.cluster {
-		if s.busPort, err = freePort(); err != nil {
+		var err error
+		if s.busPort, err = servertest.Port(); err != nil {
 			return err
 		}
 		lines = append(lines, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 3000", "cluster-port "+strconv.Itoa(s.busPort))
@@ -143,13 +157,18 @@ func (s *Server) configure(o options) error {
 	users := []string{"user default off", "user " + AdminUser + " on >" + s.Password + " ~* &* +@all"}
 	if o.aclFile {
 		file := filepath.Join(s.Dir, "users.acl")
-		if err := writeFile(file, strings.Join(users, "\n")+"\n"); err != nil {
+		if err := s.as.WriteFile(file, []byte(strings.Join(users, "\n")+"\n")); err != nil {
 			return err
 		}
 		users = []string{"aclfile " + file}
 	}
 	lines = append(append(lines, users...), o.lines...)
-	return writeFile(s.config(), strings.Join(lines, "\n")+"\n")
+	return s.write(lines)
+}
+
+// write writes the configuration file.
+func (s *Server) write(lines []string) error {
+	return s.as.WriteFile(s.config(), []byte(strings.Join(lines, "\n")+"\n"))
 }
 
 func (s *Server) config() string { return filepath.Join(s.Dir, "redis.conf") }
@@ -157,7 +176,11 @@ func (s *Server) config() string { return filepath.Join(s.Dir, "redis.conf") }
 // StartAgain starts the server after [Server.Stop] or [Server.Kill], on the same
 // port, configuration and data.
 func (s *Server) StartAgain(ctx context.Context) error {
-	p, err := start(s.program, s.config())
+	path, err := servertest.Find("redis-server redis-sentinel", s.program)
+	if err != nil {
+		return err
+	}
+	p, err := servertest.Start(servertest.Command{Path: path, Args: []string{s.config()}, Dir: s.Dir, Account: s.as})
 	if err != nil {
 		return err
 	}
@@ -165,7 +188,7 @@ func (s *Server) StartAgain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := s.waitReady(ctx); err != nil {
-		return errors.Join(err, p.stop(syscall.SIGKILL))
+		return errors.Join(err, p.Stop(syscall.SIGKILL))
 	}
 	return nil
 }
@@ -181,23 +204,23 @@ func (s *Server) waitReady(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-s.proc.done:
-			return fmt.Errorf("%s ended while starting:\n%s", s.program, s.proc.output())
+		case <-s.proc.Done():
+			return fmt.Errorf("%s ended while starting:\n%s", s.program, s.proc.Output())
 		case <-ctx.Done():
-			return fmt.Errorf("%s did not become ready: %w\n%s", s.program, err, s.proc.output())
+			return fmt.Errorf("%s did not become ready: %w\n%s", s.program, err, s.proc.Output())
 		case <-tick.C:
 		}
 	}
 }
 
 // Stop ends the server and keeps its files.
-func (s *Server) Stop() error { return s.proc.stop(syscall.SIGTERM) }
+func (s *Server) Stop() error { return s.proc.Stop(syscall.SIGTERM) }
 
 // Kill ends the server without warning and keeps its files.
-func (s *Server) Kill() error { return s.proc.stop(syscall.SIGKILL) }
+func (s *Server) Kill() error { return s.proc.Stop(syscall.SIGKILL) }
 
 // Signal sends a signal: SIGSTOP makes a server that hangs rather than fails.
-func (s *Server) Signal(sig syscall.Signal) error { return s.proc.cmd.Process.Signal(sig) }
+func (s *Server) Signal(sig syscall.Signal) error { return s.proc.Signal(sig) }
 
 // Close ends the server and removes its files.
 func (s *Server) Close() error { return errors.Join(s.Stop(), os.RemoveAll(s.Dir)) }
@@ -213,7 +236,7 @@ func (s *Server) Options(user, password string) *goredis.Options {
 		PoolSize: 4, PipelinePoolSize: -1, ContextTimeoutEnabled: true, DialTimeout: 2 * time.Second,
 	}
 	if s.tls != nil {
-		o.TLSConfig = s.tls.client()
+		o.TLSConfig = s.tls.Client()
 	}
 	return o
 }

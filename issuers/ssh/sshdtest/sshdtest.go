@@ -15,21 +15,21 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/mayfly-broker/mayfly/e2e/servertest"
 )
 
-const (
-	startTimeout = 20 * time.Second
-	stopTimeout  = 10 * time.Second
-)
+// startTimeout bounds a start; a loaded machine needs it.
+const startTimeout = 30 * time.Second
 
 // Server is one running sshd. It lets in its own [Server.User] alone, by
 // certificate alone. Its exported fields are set by [Start] and not changed
@@ -41,9 +41,10 @@ type Server struct {
 	Dir     string // its files; also the clients' of [Server.Login]
 	HostKey ssh.PublicKey
 
-	as    account
+	bin   string
+	as    servertest.Account
 	lines []string
-	proc  *process
+	proc  *servertest.Process
 }
 
 // Names of the files in [Server.Dir] that the configuration points to. Tests
@@ -66,7 +67,7 @@ func Start(t testing.TB, lines ...string) *Server {
 		t.Fatalf("sshdtest: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(s.proc.stop(), os.RemoveAll(s.Dir)); err != nil {
+		if err := errors.Join(s.stop(), os.RemoveAll(s.Dir)); err != nil {
 			t.Errorf("sshdtest: %v", err)
 		}
 	})
@@ -74,7 +75,8 @@ func Start(t testing.TB, lines ...string) *Server {
 }
 
 func run(ctx context.Context, lines []string) (*Server, error) {
-	bin, err := findServer()
+	// sshd wants to be started by its whole path
+	bin, err := servertest.Find("openssh-server", "/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd")
 	if err != nil {
 		return nil, err
 	}
@@ -82,18 +84,18 @@ func run(ctx context.Context, lines []string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "sshdtest-")
+	port, err := servertest.Port()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Host: "127.0.0.1", User: as.name, Dir: dir, as: as, lines: lines}
-	if err := errors.Join(as.own(dir), s.makeHostKey(), s.Write(FileCA, nil), s.Write(FileKRL, nil), s.Write(FilePrincipals, []byte(as.name+"\n"))); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+	dir, err := as.Dir("sshdtest-")
+	if err != nil {
+		return nil, err
 	}
-	for range 3 { // another process may take the free port before sshd does
-		if err = s.startOnFreePort(ctx, bin); err == nil || ctx.Err() != nil {
-			break
-		}
+	s := &Server{Host: "127.0.0.1", Port: port, User: as.Name(), Dir: dir, bin: bin, as: as, lines: lines}
+	err = errors.Join(s.makeHostKey(), s.Write(FileCA, nil), s.Write(FileKRL, nil), s.Write(FilePrincipals, []byte(s.User+"\n")))
+	if err == nil {
+		err = s.start(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -120,15 +122,8 @@ func (s *Server) makeHostKey() error {
 		s.Write("host_key.pub", ssh.MarshalAuthorizedKey(s.HostKey)))
 }
 
-func (s *Server) startOnFreePort(ctx context.Context, bin string) error {
-	l, err := net.Listen("tcp", s.Host+":0")
-	if err != nil {
-		return err
-	}
-	s.Port = l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		return err
-	}
+// start writes the configuration and starts the server on it.
+func (s *Server) start(ctx context.Context) error {
 	at := func(name string) string { return filepath.Join(s.Dir, name) }
 	config := append(append([]string{}, s.lines...),
 		"Port "+strconv.Itoa(s.Port), "ListenAddress "+s.Host, "HostKey "+at("host_key"), "PidFile none",
@@ -141,11 +136,16 @@ func (s *Server) startOnFreePort(ctx context.Context, bin string) error {
 	if err := s.Write("sshd_config", []byte(strings.Join(config, "\n")+"\n")); err != nil {
 		return err
 	}
-	if s.proc, err = s.as.start(s.Dir, bin, "-D", "-e", "-f", at("sshd_config")); err != nil {
+	var err error
+	s.proc, err = servertest.Start(servertest.Command{Path: s.bin, Args: []string{"-D", "-e", "-f", at("sshd_config")}, Dir: s.Dir, Account: s.as})
+	if err != nil {
 		return err
 	}
 	return s.ready(ctx)
 }
+
+// stop ends the server and the sessions that are open.
+func (s *Server) stop() error { return s.proc.Stop(syscall.SIGTERM) }
 
 // ready waits until the server answers, or has ended.
 func (s *Server) ready(ctx context.Context) error {
@@ -157,27 +157,24 @@ func (s *Server) ready(ctx context.Context) error {
 			return conn.Close()
 		}
 		select {
-		case <-s.proc.done:
+		case <-s.proc.Done():
 			return fmt.Errorf("sshd ended at once:\n%s", s.Log())
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("sshd does not answer: %w\n%s", err, s.Log()), s.proc.stop())
+			return errors.Join(fmt.Errorf("sshd does not answer: %w\n%s", err, s.Log()), s.stop())
 		case <-tick.C:
 		}
 	}
 }
 
-// Restart ends the server and starts it on another port, with the host's
-// certificate if [FileHostCert] has been written.
+// Restart ends the server and starts it again, with the host's certificate if
+// [FileHostCert] has been written.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	bin, err := findServer()
+	err := s.stop()
 	if err == nil {
-		err = s.proc.stop()
-	}
-	if err == nil {
-		err = s.startOnFreePort(ctx, bin)
+		err = s.start(ctx)
 	}
 	if err != nil {
 		t.Fatalf("sshdtest: %v", err)
@@ -188,15 +185,12 @@ func (s *Server) Restart(t testing.TB) {
 func (s *Server) Addr() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 
 // Log is what the server has written, up to 1 MiB.
-func (s *Server) Log() string { return s.proc.output() }
+func (s *Server) Log() string { return s.proc.Output() }
 
 // Write replaces a file in the server's directory, all at once.
 func (s *Server) Write(name string, content []byte) error {
 	fresh := filepath.Join(s.Dir, name+".new")
-	if err := os.WriteFile(fresh, content, 0o600); err != nil {
-		return err
-	}
-	return errors.Join(s.as.own(fresh), os.Rename(fresh, filepath.Join(s.Dir, name)))
+	return errors.Join(s.as.WriteFile(fresh, content), os.Rename(fresh, filepath.Join(s.Dir, name)))
 }
 
 // Login is one login with OpenSSH's own client.
@@ -237,8 +231,7 @@ func (s *Server) Run(ctx context.Context, l Login) (string, error) {
 			return "", err
 		}
 	}
-	out, err := exec.CommandContext(ctx, "ssh", args...).CombinedOutput()
-	return string(out), err
+	return client(ctx, "ssh", dir, args...)
 }
 
 // Keygen runs ssh-keygen with those files in a directory of their own, which is
@@ -251,68 +244,35 @@ func Keygen(t testing.TB, files map[string][]byte, args ...string) (string, erro
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "ssh-keygen", args...)
-	cmd.Dir = dir
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=" + dir}
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return client(t.Context(), "ssh-keygen", dir, args...)
 }
 
-func findServer() (string, error) {
-	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin", "/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, "sshd")); err == nil {
-			return path, nil
-		}
+// client runs one of OpenSSH's programs as the caller.
+func client(ctx context.Context, program, dir string, args ...string) (string, error) {
+	path, err := servertest.Find("openssh-client", program)
+	if err != nil {
+		return "", err
 	}
-	return "", errors.New("no OpenSSH server is installed: run make setup, or apt-get install -y --no-install-recommends openssh-server")
+	return servertest.Command{Path: path, Args: args, Dir: dir}.Run(ctx)
 }
 
-// account is the user a server runs as. An sshd without root's rights lets in
-// that user alone, and runs its shell.
-type account struct {
-	name     string
-	change   bool
-	uid, gid int
-	// groups besides: tty, where there is one, because sshd gives a terminal to
-	// that group, which only its members may do.
-	groups []uint32
-}
-
-func chooseAccount() (account, error) {
-	if os.Getuid() != 0 {
-		u, err := user.Current()
-		if err != nil {
-			return account{}, err
-		}
-		return account{name: u.Username}, nil
-	}
+// chooseAccount returns the user a server runs as. An sshd without root's rights
+// lets in that user alone, and runs its shell. It gives a terminal to the group
+// tty, which only its members may do.
+func chooseAccount() (servertest.Account, error) {
 	passwd, err := os.ReadFile("/etc/passwd")
 	if err != nil {
-		return account{}, err
+		return servertest.Account{}, err
 	}
+	var shells []string // those who have one
 	for line := range strings.Lines(string(passwd)) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) != 7 || !strings.HasSuffix(f[6], "sh") {
-			continue
-		}
-		uid, err1 := strconv.Atoi(f[2])
-		gid, err2 := strconv.Atoi(f[3])
-		if err1 == nil && err2 == nil && uid != 0 {
-			a := account{name: f[0], change: true, uid: uid, gid: gid}
-			if g, err := user.LookupGroup("tty"); err == nil {
-				if n, err := strconv.ParseUint(g.Gid, 10, 32); err == nil {
-					a.groups = []uint32{uint32(n)}
-				}
-			}
-			return a, nil
+		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) == 7 && strings.HasSuffix(f[6], "sh") {
+			shells = append(shells, f[0])
 		}
 	}
-	return account{}, errors.New("as root, an ordinary user with a shell is needed to run sshd as, and there is none: run the tests as an ordinary user, or install PostgreSQL, whose user will do")
-}
-
-func (a account) own(path string) error {
-	if !a.change {
-		return nil
+	as, err := servertest.Choose(shells...)
+	if err == nil && os.Getuid() == 0 && !slices.Contains(shells, as.Name()) {
+		err = errors.New("as root, an ordinary user with a shell is needed to run sshd as, and there is none: run the tests as an ordinary user, or install PostgreSQL, whose user will do")
 	}
-	return os.Chown(path, a.uid, a.gid)
+	return as.In("tty"), err
 }

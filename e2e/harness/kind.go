@@ -1,0 +1,120 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Kind is a kind of target as the tests of all kinds see it.
+type Kind struct {
+	// Name is that of `mayfly target add`.
+	Name string
+	// Start runs a server of its own; ctx bounds the start alone.
+	Start func(ctx context.Context) (Server, error)
+}
+
+// Kinds are those whose credentials a server holds. A further one is a line here
+// and a file like kind_redis.go.
+func Kinds() []Kind {
+	return []Kind{
+		{"postgres", startPostgres},
+		{"mysql", startMySQL},
+		{"redis", startRedis},
+	}
+}
+
+// Server is a target's server, which tests break. What it once confirmed must
+// survive the end of its process, as it does in production.
+type Server interface {
+	// Add prepares something to read and adds the target; the role is one by which
+	// that may be read.
+	Add(t testing.TB, admin CLI, dir, target string) (role string)
+	// Name is the word by which `whohas` and [Server.Ours] know a credential.
+	Name(credential map[string]string) string
+	// Login logs in with a credential and reads what was prepared.
+	Login(ctx context.Context, credential map[string]string) error
+	// Ours lists what bears the broker's mark in the server's own catalogue: accounts,
+	// the sessions that are theirs, and traces of mints. What accounts share does not
+	// count.
+	Ours(ctx context.Context) ([]string, error)
+
+	// Stop ends the server in order, Kill without warning; both keep its data.
+	Stop() error
+	Kill() error
+	// StartAgain starts it where it was, and waits until it answers.
+	StartAgain(ctx context.Context) error
+	// Signal sends SIGSTOP, by which the server hangs, or SIGCONT.
+	Signal(sig syscall.Signal) error
+	// Close ends it for good.
+	Close() error
+}
+
+// startKindsTimeout bounds the start of all servers together.
+const startKindsTimeout = 2 * time.Minute
+
+// StartKinds runs a server of each kind, all at once, until the test ends.
+func StartKinds(t testing.TB, kinds []Kind) map[string]Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), startKindsTimeout)
+	defer cancel()
+	servers, errs := make([]Server, len(kinds)), make([]error, len(kinds))
+	var wg sync.WaitGroup
+	for i, k := range kinds {
+		wg.Go(func() { servers[i], errs[i] = k.Start(ctx) })
+	}
+	wg.Wait()
+	out := map[string]Server{}
+	for i, k := range kinds {
+		if errs[i] != nil {
+			errs[i] = fmt.Errorf("%s: %w", k.Name, errs[i])
+			continue
+		}
+		out[k.Name] = servers[i]
+		t.Cleanup(func() {
+			if err := servers[i].Close(); err != nil {
+				t.Errorf("%s: %v", k.Name, err)
+			}
+		})
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// addTarget runs `target add` with an administrator's password.
+func addTarget(t testing.TB, admin CLI, dir, password string, args ...string) {
+	t.Helper()
+	file, err := os.CreateTemp(dir, "pw-")
+	if err == nil {
+		_, err = file.WriteString(password + "\n")
+		err = errors.Join(err, file.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin.Must(t, append(append([]string{"target", "add"}, args...), "--password-file", filepath.Clean(file.Name()))...)
+}
+
+// NothingLeft waits until nothing of ours is on the server.
+func NothingLeft(t testing.TB, s Server, d time.Duration) {
+	t.Helper()
+	Within(t, d, "nothing is left on the target", func() error {
+		left, err := s.Ours(t.Context())
+		if err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("%d left:\n  %s", len(left), strings.Join(left[:min(len(left), 20)], "\n  "))
+		}
+		return nil
+	})
+}

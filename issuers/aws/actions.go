@@ -59,7 +59,8 @@ var (
 	// onlyLooks are verbs that change nothing.
 	onlyLooks = regexp.MustCompile(`^(get|list|describe|simulate|generate|decode)`)
 	// handsOut are actions whose answer is a secret with a life of its own.
-	handsOut = regexp.MustCompile(`^(get|create|generate|assume|issue|start|send).*(token|tokens|tokenforrole|credential|credentials|credentialsforidentity|credentialswithiam|password|accesskey|role|rolewithsaml|rolewithwebidentity|root|sshpublickey|session)$`)
+	handsOut = regexp.MustCompile(`^((get|create|generate|issue).*(token|tokens|tokenforrole|credential|credentials|credentialsforidentity|credentialswithiam|password|accesskey)|` +
+		`assume.*|(start|resume).*session|send.*sshpublickey|(db)?connect(admin)?)$`)
 	// opensFor are actions that let somebody in whom the lease's end does not shut out.
 	opensFor = regexp.MustCompile(`^(put|set|add|attach|create|update|modify|delete|remove|authorize|associate|import).*(policy|policies|permission|permissions|acl|acls|grant|grants|keypair|principals?|publicaccessblock|ownershipcontrols|accesspoint)$`)
 	// runsAs are actions whose code goes on running as somebody else.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -176,6 +177,10 @@ func (is *Issuer) checkDocuments(ctx context.Context) issuers.Finding {
 	where := is.provider.issuer + "/.well-known/" + docDiscovery
 	if err := is.fetch(ctx, where, &discovery); err != nil {
 		f.Detail = fmt.Sprintf("%s: %v; a target that is not written yet publishes nothing: write it, then run target check; STS must be able to fetch it from where it stands", where, err)
+		return f
+	}
+	if u, err := url.Parse(is.provider.issuer); err == nil && u.Port() != "" && is.spec.Endpoint == "" {
+		f.Detail = is.provider.issuer + " has a port, which AWS does not take; put the documents at a URL without one and name it in web_identity.issuer"
 		return f
 	}
 	if discovery.Issuer != is.provider.issuer {

@@ -187,6 +187,10 @@ func (is *Issuer) checkDocuments(ctx context.Context) issuers.Finding {
 		f.Warning, f.Detail = false, fmt.Sprintf("%s names the issuer %q; tokens say %q", where, clip(discovery.Issuer), is.provider.issuer)
 		return f
 	}
+	if discovery.Keys != is.provider.issuer+"/"+docKeys { // nor is anything fetched that a stranger names
+		f.Warning, f.Detail = false, fmt.Sprintf("%s names the keys %q; they are published at %s", where, clip(discovery.Keys), is.provider.issuer+"/"+docKeys)
+		return f
+	}
 	var set jose.JSONWebKeySet
 	if err := is.fetch(ctx, discovery.Keys, &set); err != nil {
 		f.Detail = fmt.Sprintf("%s: %v", clip(discovery.Keys), err)

@@ -29,6 +29,9 @@ func (is *Issuer) deliver(s session, end time.Time) issuers.Credential {
 	if is.spec.ServiceEndpoint != "" {
 		c.Public["endpoint"] = is.spec.ServiceEndpoint
 		c.Env["AWS_ENDPOINT_URL"] = "endpoint"
+		if is.spec.TLS.CA != "" {
+			c.Public["ca"] = is.spec.TLS.CA
+		}
 	}
 	return c
 }

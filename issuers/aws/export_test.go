@@ -19,5 +19,9 @@ func Compile(raw []byte, s scope.Scope, end time.Time) (string, error) {
 
 // Through has an issuer's requests go through another transport.
 func Through(is issuers.Issuer, rt http.RoundTripper) {
-	is.(*Issuer).sts.http.Transport = watched{rt}
+	i, ok := is.(*Issuer)
+	if !ok {
+		i = is.(identityIssuer).Issuer
+	}
+	i.sts.http.Transport = watched{rt}
 }

@@ -270,6 +270,37 @@ func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: a.status, Header: http.Header{"Content-Type": {"text/xml"}}, Body: io.NopCloser(bytes.NewReader(a.body)), Request: r, ProtoMajor: 1, ProtoMinor: 1}, nil
 }
 
+// The region's own endpoint is asked, and no global one.
+func TestEndpoints(t *testing.T) {
+	for change, want := range map[string]string{
+		`{}`:                                   "https://sts.eu-central-1.amazonaws.com/",
+		`{"region":"us-east-1"}`:               "https://sts.us-east-1.amazonaws.com/",
+		`{"region":"us-west-2","fips":true}`:   "https://sts-fips.us-west-2.amazonaws.com/",
+		`{"region":"cn-north-1"}`:              "https://sts.cn-north-1.amazonaws.com.cn/",
+		`{"endpoint":"https://sts.internal"}`:  "https://sts.internal/",
+		`{"endpoint":"http://127.0.0.1:9000"}`: "http://127.0.0.1:9000/",
+	} {
+		is, err := aws.Kind{}.Open(issuers.Target{Name: "x", Spec: changed(t, change), Issuer: "https://mayfly.example", Secrets: map[string]secret.Text{aws.SecretJWKS: fresh(t)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asked string
+		aws.Through(is, roundTrip(func(r *http.Request) (*http.Response, error) {
+			asked = r.URL.String()
+			return nil, errors.New("that is enough")
+		}))
+		_, err = is.Mint(t.Context(), lease(theScope))
+		wantKind(t, err, issuers.Unreachable)
+		if asked != want {
+			t.Errorf("%s asks %s; want %s", change, asked, want)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 // FuzzAnswer: whatever STS says, it is a whole credential or an error of a kind.
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, []byte(`<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>wJalrXUtnFEMI</SecretAccessKey>`+

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/aws"
 	"github.com/mayfly-broker/mayfly/issuers/aws/awstest"
 	"github.com/mayfly-broker/mayfly/secret"
 )
@@ -90,6 +91,22 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	name := strings.TrimPrefix(issuerURL, "https://")
 	wantFinding(t, check(t, web)["AssumeRoleWithWebIdentity"], false, false, `"Federated":"arn:aws:iam::123456789012:oidc-provider/`+name+`"`,
 		`"`+name+`:sub":"target:`+targetName+`"`, `"`+name+`:aud":"sts.amazonaws.com"`)
+}
+
+// AWS takes no provider at a port; other systems do.
+func TestCheckWarnsOfAPort(t *testing.T) {
+	is := open(t, target(t, byIdentity().with(spec{"endpoint": "", "role_arn": realRole})))
+	aws.Through(is, roundTrip(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Host == "sts.us-east-1.amazonaws.com" {
+			return answering{403, []byte(awstest.Refusal(403, "AccessDenied", "no").Body)}.RoundTrip(r)
+		}
+		return ca.Client().Transport.RoundTrip(r)
+	}))
+	list, err := is.(issuers.Checker).Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, list[0], false, true, "has a port")
 }
 
 func TestCheckLooksAtAccountClockAndRoot(t *testing.T) {

@@ -118,6 +118,7 @@ func byIdentity() spec {
 }
 
 func target(t testing.TB, s spec) issuers.Target {
+	t.Helper()
 	secrets := maps.Clone(identity)
 	if s["way"] != "web_identity" {
 		secrets[aws.SecretKey] = secret.New(shared.Root.Secret)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -93,7 +94,7 @@ func readKeys(text secret.Text) ([]jose.JSONWebKey, error) {
 func newProvider(sp spec, t issuers.Target) (*provider, error) {
 	p := &provider{issuer: sp.WebIdentity.Issuer, audience: sp.WebIdentity.Audience, subject: "target:" + t.Name}
 	if p.issuer == "" {
-		p.issuer = t.Issuer + publicPath + url.PathEscape(t.Name)
+		p.issuer = strings.TrimSuffix(t.Issuer, "/") + publicPath + url.PathEscape(t.Name)
 	}
 	if err := checkIssuer(p.issuer); err != nil {
 		return nil, fmt.Errorf("aws: the broker's external URL does not make an identity provider that STS would take: %w", err)

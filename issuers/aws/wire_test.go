@@ -239,6 +239,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 	elsewhere, stopElsewhere := standIn(t)
 	defer stopElsewhere()
 	is := open(t, target(t, byRole().with(spec{"endpoint": s.URL})))
+	const wholeCredentials = `<Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>wJalrXUtnFEMIK7MDENG</SecretAccessKey><SessionToken>AQoDYXdzEPT</SessionToken><Expiration>2099-07-15T23:28:33Z</Expiration></Credentials>`
 	const half = `<AssumeRoleResponse><AssumeRoleResult>%s</AssumeRoleResult></AssumeRoleResponse>`
 	for what, a := range map[string]awstest.Answer{
 		"nothing":         {Status: 200},
@@ -246,10 +247,10 @@ func TestAnswersThatAreNone(t *testing.T) {
 		"no credentials":  {Status: 200, Body: strings.ReplaceAll(half, "%s", "")},
 		"half of them":    {Status: 200, Body: strings.ReplaceAll(half, "%s", "<Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId><Expiration>2099-07-15T23:28:33Z</Expiration></Credentials>")},
 		"no expiration":   {Status: 200, Body: strings.ReplaceAll(half, "%s", "<Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>wJalrXUtnFEMIK7MDENG</SecretAccessKey><SessionToken>AQoDYXdzEPT</SessionToken></Credentials>")},
-		"one without end": {Status: 200, Body: strings.ReplaceAll(half, "%s", strings.Repeat("<x/>", 1<<18))},
+		"one without end": {Status: 200, Body: strings.ReplaceAll(half, "%s", strings.Repeat("<x/>", 1<<18)+wholeCredentials)},
 		"a proxy's page":  {Status: 502, Body: "<html>Bad Gateway</html>"},
 		"a redirect": {Do: func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+			http.Redirect(w, r, elsewhere.URL, http.StatusFound)
 		}},
 		"a line cut in two": {Do: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "500")

@@ -57,7 +57,7 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 		return nil, err
 	}
 	if j.dated {
-		out = append(out, skew(j.ahead))
+		out = append(out, skew(j.ahead, j.unsure))
 	}
 	f := issuers.Finding{Name: actions[is.spec.Way], OK: err == nil, Detail: "a session that may do nothing was opened"}
 	if err != nil {
@@ -158,8 +158,9 @@ func unsupported(err error) bool {
 	return code != "" && !known
 }
 
-func skew(ahead time.Duration) issuers.Finding {
-	f := issuers.Finding{Name: "clock", OK: ahead.Abs() <= maxSkew, Warning: ahead.Abs() > maxSkew}
+func skew(ahead, unsure time.Duration) issuers.Finding {
+	off := ahead.Abs()-unsure > maxSkew
+	f := issuers.Finding{Name: "clock", OK: !off, Warning: off}
 	f.Detail = fmt.Sprintf("STS's is %s ahead of this node's", ahead.Round(time.Second))
 	if ahead < 0 {
 		f.Detail = fmt.Sprintf("STS's is %s behind this node's", (-ahead).Round(time.Second))

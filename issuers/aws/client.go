@@ -111,9 +111,10 @@ func rootsOf(t tlsSpec) (*x509.CertPool, error) {
 // journey is what became of one request on the wire.
 type journey struct {
 	sent atomic.Bool // a connection stood, and bytes may have left
-	// ahead is how far the answering clock is ahead of ours; valid once dated.
-	ahead time.Duration
-	dated bool
+	// ahead is how far the answering clock is ahead of ours, give or take unsure;
+	// valid once dated.
+	ahead, unsure time.Duration
+	dated         bool
 }
 
 type journeyKey struct{}
@@ -140,8 +141,8 @@ func (w watched) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil && j != nil {
 		// Their clock was read somewhere between our two looks, and cut to a second.
-		middle := began.Add(time.Since(began) / 2)
-		j.ahead, j.dated = at.Add(time.Second/2).Sub(middle), true
+		half := time.Since(began) / 2
+		j.ahead, j.unsure, j.dated = at.Add(time.Second/2).Sub(began.Add(half)), half+time.Second/2, true
 	}
 	resp.Body = &bounded{resp.Body, maxAnswerBytes}
 	return resp, nil

@@ -88,8 +88,15 @@ func (b *fakeBroker) PublishTarget(_ context.Context, name, document string) ([]
 // A target's public documents are for whoever asks: its CA, what it has revoked.
 func TestTargetsDocumentsArePublic(t *testing.T) {
 	tc, n := one(t)
-	r := tc.newClient(t, "", "").send(tc.newClient(t, "", "").request("GET", n.url+"/api/v1/public/targets/web/krl", ""))
-	if r.status != http.StatusOK || string(r.body) != "web krl" || r.header.Get("Cache-Control") != "no-store" {
-		t.Errorf("%d %q %v", r.status, r.body, r.header)
+	for path, want := range map[string]struct{ body, media string }{
+		"krl":                              {"web krl", "application/octet-stream"},
+		"jwks.json":                        {"web jwks.json", "application/json"},
+		".well-known/openid-configuration": {"web openid-configuration", "application/json"},
+	} {
+		cl := tc.newClient(t, "", "")
+		r := cl.send(cl.request("GET", n.url+"/api/v1/public/targets/web/"+path, ""))
+		if r.status != http.StatusOK || string(r.body) != want.body || r.header.Get("Content-Type") != want.media || r.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %d %q %v", path, r.status, r.body, r.header)
+		}
 	}
 }

@@ -37,6 +37,9 @@ func (f *surface) addOpen() {
 	plain("/.well-known/oauth-authorization-server", hereOnly, s.oauthDiscovery)
 	plain("/oauth/jwks", anywhere, s.jwks)
 	plain(prefix+"/public/targets/{name}/{document}", anywhere, s.targetDocument)
+	// A target that is an OpenID provider is one at this URL; its discovery document
+	// stands where OpenID Connect Discovery 1.0 §4 puts it.
+	plain(prefix+"/public/targets/{name}/.well-known/{document}", anywhere, s.targetDocument)
 	f.mux.HandleFunc("/", s.nowhere)
 }
 
@@ -100,7 +103,11 @@ func (s *Server) targetDocument(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/octet-stream")
+	media := "application/octet-stream"
+	if strings.HasSuffix(r.URL.Path, ".json") || strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") {
+		media = mediaJSON
+	}
+	w.Header().Set("Content-Type", media)
 	w.Header().Set("Cache-Control", "no-store")
 	_, _ = w.Write(body)
 	return nil

@@ -57,7 +57,8 @@ Examples:
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
   mayfly target add redis cache.internal --name cache --username mayfly --tls-ca-file ca.pem
   mayfly target add ssh --name fleet --set principals='["deploy"]'
-  mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
+  mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
+  mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
@@ -201,6 +202,8 @@ func tryOut(kind string, role wire.Object) string {
 		return "mayfly exec " + role.Name + ` -- sh -c 'redis-cli -h "$REDIS_HOST" -p "$REDIS_PORT" --user "$REDIS_USERNAME"'`
 	case "ssh": // a key of one's own never travels
 		return request + " --public-key ~/.ssh/id_ed25519.pub"
+	case "aws":
+		return "mayfly exec " + role.Name + " -- aws sts get-caller-identity"
 	case "mysql": // its clients take user and database as arguments alone
 		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
@@ -282,6 +285,10 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		}
 	} else if address != "" && unreached[kind] {
 		return d, usage("%s: a target of kind %s has no address; write mayfly target add %s --name T", clean(address), kind, kind)
+	} else if kind == "aws" {
+		if err := s.draftAWS(c, &d, address); err != nil {
+			return d, err
+		}
 	} else if address != "" {
 		d.spec["address"] = address
 	}
@@ -351,6 +358,32 @@ func (s *shell) draftDatabase(c *cli.Context, d *draft, kind, address, port stri
 	}
 	d.secrets = map[string]string{"admin_password": password.Reveal()}
 	return nil
+}
+
+// draftAWS fills in how the broker asks STS: by the access key whose id is
+// --username, or with no key at all, as its own identity provider. The address is
+// an STS other than the region's own.
+func (s *shell) draftAWS(c *cli.Context, d *draft, address string) error {
+	if address != "" {
+		d.spec["endpoint"] = address
+	}
+	if f := c.String("tls-ca-file"); f != "" {
+		pem, err := readFile(f, maxDocument)
+		if err != nil {
+			return failed("no_file", "--tls-ca-file: %v", err)
+		}
+		d.spec["tls"] = map[string]any{"ca": string(pem)}
+	}
+	key := c.String("username")
+	if key == "" {
+		d.spec["way"] = "web_identity"
+		return nil
+	}
+	d.spec["way"] = "assume_role"
+	d.spec["admin"] = map[string]any{"username": key}
+	password, err := s.secretFrom(c.String("password-file"), "Secret access key of "+clean(key), "--password-file")
+	d.secrets = map[string]string{"admin_password": password.Reveal()}
+	return err
 }
 
 // guessTLS trusts nothing but this machine's own loopback without TLS, where

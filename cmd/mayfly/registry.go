@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/aws"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
@@ -20,5 +21,6 @@ func targetKinds() []issuers.Kind {
 		x509.Kind{},
 		ssh.Kind{},
 		redis.Kind{},
+		aws.Kind{},
 	}
 }

@@ -36,6 +36,7 @@ var may = map[string]struct {
 	"issuers/ssh/sshdtest":    {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/mysql/mysqltest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/aws/awstest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
@@ -167,7 +168,9 @@ var owns = map[string][]string{
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
 	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "scripts/tally"},
 	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
-	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
+	"github.com/aws/aws-sdk-go-v2":         {"issuers/aws", "issuers/aws/awstest"},
+	"github.com/aws/smithy-go":             {"issuers/aws"}, // the SDK's errors
+	"reflect":                              {"broker/api"},  // for the OpenAPI document alone
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2
 	"encoding/gob":                         {}, // decodes what it was not asked to

@@ -1,0 +1,135 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/mayfly-broker/mayfly/issuers"
+)
+
+// verdict is what an STS error code means.
+type verdict struct {
+	kind issuers.ErrorKind
+	hint string
+}
+
+// verdicts are the codes that STS answers with (STS API reference, "Errors" of
+// each action and "Common errors"). With each of them it did nothing.
+var verdicts = map[string]verdict{
+	"AccessDenied":                {issuers.Refused, "the trust policy of the role, or the policies of the broker's own user, do not allow it"},
+	"AccessDeniedException":       {issuers.Refused, "the trust policy of the role, or the policies of the broker's own user, do not allow it"},
+	"InvalidClientTokenId":        {issuers.Refused, "the broker's access key does not exist or is not active"},
+	"InvalidAccessKeyId":          {issuers.Refused, "the broker's access key does not exist or is not active"},
+	"UnrecognizedClientException": {issuers.Refused, "the broker's access key does not exist or is not active"},
+	"SignatureDoesNotMatch":       {issuers.Refused, "the broker's secret access key does not belong to its access key, or its clock is off"},
+	"RequestExpired":              {issuers.Refused, "the broker's clock is off"},
+	"RequestTimeTooSkewed":        {issuers.Refused, "the broker's clock is off"},
+	"OptInRequired":               {issuers.Refused, "the account is not signed up for this"},
+	"RegionDisabledException":     {issuers.Refused, "STS is not active in this region for the account; an administrator activates it under Account settings"},
+	"ValidationError":             {issuers.Refused, "a value is not what STS takes; max_ttl may exceed the role's maximum session duration"},
+
+	"InvalidIdentityToken":  {issuers.Refused, "the account has no identity provider for this issuer, or could not verify the token with its published keys"},
+	"IDPRejectedClaim":      {issuers.Refused, "the identity provider in IAM does not know the token's audience"},
+	"IDPCommunicationError": {issuers.Refused, "STS could not fetch the identity provider's documents; they must be reachable from the Internet under a certificate that AWS trusts"},
+	// Ours are never old: the mint deadline passed on STS's clock.
+	"ExpiredTokenException": {issuers.TooLate, "the identity token ended before STS looked at it, by its clock"},
+	"ExpiredToken":          {issuers.TooLate, "the identity token ended before STS looked at it, by its clock"},
+
+	"MalformedPolicyDocument": {issuers.BadScope, "AWS does not take the scope as a session policy; some action or resource is none that it knows"},
+	"PackedPolicyTooLarge":    {issuers.BadScope, "the scope is too long for one session once AWS has packed it; name fewer actions and resources, or ask for two credentials"},
+
+	// Nothing was done, and it may be tried again in a moment.
+	"Throttling":               {issuers.Unreachable, "STS takes no more requests of this account for the moment"},
+	"ThrottlingException":      {issuers.Unreachable, "STS takes no more requests of this account for the moment"},
+	"RequestLimitExceeded":     {issuers.Unreachable, "STS takes no more requests of this account for the moment"},
+	"TooManyRequestsException": {issuers.Unreachable, "STS takes no more requests of this account for the moment"},
+	"SlowDown":                 {issuers.Unreachable, "STS takes no more requests of this account for the moment"},
+}
+
+// failure classifies what a call to STS returned.
+func failure(what string, err error, j *journey) *issuers.Error {
+	var mine *issuers.Error
+	if errors.As(err, &mine) {
+		return mine
+	}
+	var said smithy.APIError
+	if errors.As(err, &said) {
+		return answered(what, said, statusOf(err))
+	}
+	switch {
+	case !j.sent.Load() && errors.Is(err, context.DeadlineExceeded):
+		return &issuers.Error{Kind: issuers.Unreachable, Detail: what + ": no connection within the deadline; nothing was sent", Err: err}
+	case !j.sent.Load():
+		return &issuers.Error{Kind: issuers.Unreachable, Detail: what + ": no connection; nothing was sent", Err: err}
+	}
+	// A session may have been opened. Nobody holds its secret, and it does nothing
+	// after the lease's end.
+	return &issuers.Error{Kind: issuers.Unknown, Detail: what + ": no answer that can be read", Err: err}
+}
+
+// answered classifies a refusal by its code, never by its text.
+func answered(what string, said smithy.APIError, status int) *issuers.Error {
+	code := said.ErrorCode()
+	v, ok := verdicts[code]
+	switch {
+	case ok:
+	case status < 400 || status > 499 || code == "" || code == "UnknownError":
+		// A fault of its own, or no refusal of STS's at all: it may have acted.
+		v = verdict{issuers.Unknown, "STS failed"}
+	default:
+		v = verdict{issuers.Refused, "STS refuses"}
+	}
+	return &issuers.Error{Kind: v.kind, Detail: fmt.Sprintf("%s: %s (%s)", what, v.hint, oneLine(said.ErrorMessage())), Err: stsCode(oneLine(code))}
+}
+
+// stsCode is the code of an answer that was no session.
+type stsCode string
+
+// Error implements error.
+func (c stsCode) Error() string { return "STS answered " + string(c) }
+
+// codeOf is the code in an error's chain; empty where STS gave none.
+func codeOf(err error) stsCode {
+	var c stsCode
+	if errors.As(err, &c) {
+		return c
+	}
+	return ""
+}
+
+// statusOf is the HTTP status of an answer; 0 where there was none.
+func statusOf(err error) int {
+	var r *smithyhttp.ResponseError
+	if errors.As(err, &r) {
+		return r.HTTPStatusCode()
+	}
+	return 0
+}
+
+// oneLine makes a server's words fit for a log line.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > 400 {
+		s = strings.ToValidUTF8(s[:400], "") + "…"
+	}
+	return s
+}
+
+func refused(format string, args ...any) *issuers.Error {
+	return &issuers.Error{Kind: issuers.Refused, Detail: fmt.Sprintf(format, args...)}
+}
+
+func tooLate(detail string) *issuers.Error {
+	return &issuers.Error{Kind: issuers.TooLate, Detail: detail + "; nothing was asked of STS"}
+}

@@ -1,0 +1,27 @@
+package aws
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/scope"
+)
+
+// Compile is what a scope becomes.
+func Compile(raw []byte, s scope.Scope, end time.Time) (string, error) {
+	sp, err := parseSpec(raw)
+	if err != nil {
+		return "", err
+	}
+	return sp.compile(s, end)
+}
+
+// Through has an issuer's requests go through another transport.
+func Through(is issuers.Issuer, rt http.RoundTripper) {
+	i, ok := is.(*Issuer)
+	if !ok {
+		i = is.(identityIssuer).Issuer
+	}
+	i.sts.http.Transport = watched{rt}
+}

@@ -203,6 +203,25 @@ func TestHazard12RabbitMQUserThatIsGoneHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// Mints that hang take no connection from withdrawals.
+func TestHazard17RabbitMQMintsStarveNoWithdrawal(t *testing.T) {
+	f := newFixture(t)
+	f.spec["max_connections"] = 1
+	p := newCutter(t, f.server.API, "PUT /api/users/")
+	is := f.at(p.address()).open(1)
+	live := lease(allow([]string{"read"}))
+	f.mint(f.open(1), live)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { _, _ = is.Mint(ctx, lease(allow([]string{"read"}))) })
+	}
+	p.waitHeld(t)
+	f.withdraw(is, live)
+	cancel()
+	wg.Wait()
+}
+
 // A virtual host that is not there costs the mint, and leaves nothing.
 func TestUnknownVirtualHostIsABadScope(t *testing.T) {
 	f := newFixture(t)

@@ -82,8 +82,8 @@ type held struct{ conn *amqp.Connection }
 func (h held) Alive(context.Context) error { return canRead(h.conn, "orders") }
 func (h held) Close() error                { return h.conn.Close() }
 
-// intact: queues, virtual hosts and the administrator are there, and nobody else
-// is an administrator.
+// intact: queues, virtual hosts and the two administrators are there, and nobody
+// else is one.
 func (f *fixture) intact(ctx context.Context) error {
 	for path, want := range map[string]string{"/api/queues/bus/orders": `"orders"`, "/api/queues/bus/secret": `"secret"`, "/api/vhosts/o%2Ft%20h%25r%3F": "vhost", "/api/users/admin": "administrator"} {
 		status, answer, err := f.server.Call(ctx, http.MethodGet, path, "")
@@ -92,7 +92,7 @@ func (f *fixture) intact(ctx context.Context) error {
 		}
 	}
 	_, answer, err := f.server.Call(ctx, http.MethodGet, "/api/users?columns=tags", "")
-	if n := strings.Count(answer, `"administrator"`); err != nil || n != 1 {
+	if n := strings.Count(answer, `"administrator"`); err != nil || n != 2 {
 		return fmt.Errorf("%d administrators: %w", n, err)
 	}
 	return nil
@@ -150,11 +150,17 @@ func invalid() []scope.Scope {
 }
 
 func accepted() []scope.Scope {
+	var long, dotted []string // as long as an expression may be, and RabbitMQ must take it
+	for i := range 60 {
+		long = append(long, fmt.Sprintf("name:%02d", i)+strings.Repeat("x", 240))
+		dotted = append(dotted, fmt.Sprintf("name:%02d", i)+strings.Repeat(".", 190))
+	}
 	return []scope.Scope{
 		allow([]string{"read"}),
 		allow([]string{"configure", "read", "write"}),
 		allow([]string{"write"}, "name:amq.default"),
 		{{Type: "rabbitmq", Identifier: "/", Actions: []string{"read"}}, {Type: "rabbitmq", Identifier: other, Actions: []string{"write"}, Locations: []string{"name:orders"}}},
+		allow([]string{"read"}, long...), allow([]string{"configure", "read", "write"}, dotted...),
 		limited("connections:2"), limited("channels:3"), limited("connections:2/channels:3"),
 		allow([]string{"read"}, "topic:events/eu.*", "topic:events/us", "name:orders"),
 		append(allow([]string{"configure"}, "name:mine.*"), allow([]string{"read"}, "topic:events/eu.*")...),

@@ -1,6 +1,8 @@
 package rabbitmq
 
 import (
+	"time"
+
 	"github.com/mayfly-broker/mayfly/scope"
 	"github.com/mayfly-broker/mayfly/secret"
 )
@@ -47,6 +49,9 @@ func NewPassword() (password, hash string) {
 
 // NewEnough reads a version.
 var NewEnough = newEnough
+
+// SetPatience changes how long a user may stand without a permission.
+func SetPatience(is *Issuer, d time.Duration) { is.patience = d }
 
 // OwnTags are those of an issuer's users.
 func OwnTags(is *Issuer, generation, term uint64) []string {

@@ -87,6 +87,40 @@ func TestHazard8RabbitMQLateUserOpensNothing(t *testing.T) {
 	}
 }
 
+// Users without permissions do not pile up. A mint that is under way is no such.
+func TestHazard8RabbitMQLateUserIsSweptAway(t *testing.T) {
+	f := newFixture(t)
+	late, live := lease(allow([]string{"read"})), lease(allow([]string{"read"}))
+	p := stuckMint(t, f, late, "PUT /api/users/")
+	is := f.open(2)
+	f.withdraw(is, late)
+	p.deliver(t)
+	f.mint(is, live)
+	theirs := lease(allow([]string{"read"}))
+	f.put("/api/users/"+theirs.Name, `{"password":"a-password-of-somebody","tags":""}`)
+	t.Cleanup(func() { f.remove("/api/users/" + theirs.Name) })
+	sweep := func() {
+		t.Helper()
+		if err := is.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep()
+	sweep()
+	if f.user(late.Name) == "" {
+		t.Error("a user is swept away that a mint may still be making")
+	}
+	rabbitmq.SetPatience(is, 0)
+	sweep()
+	if f.user(late.Name) != "" {
+		t.Error("hazard 8: the late user stays")
+	}
+	if f.user(live.Name) == "" || f.user(theirs.Name) == "" {
+		t.Error("a user was swept away that has permissions, or is not ours")
+	}
+	f.withdraw(is, live)
+}
+
 // What a deposed leader sent makes no user where a newer one stands, so it cannot
 // bring an older secret back.
 func TestHazard9RabbitMQLateWriteReplacesNoSecret(t *testing.T) {

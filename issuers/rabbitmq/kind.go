@@ -44,6 +44,7 @@ var (
 	_ issuers.Extender    = (*Issuer)(nil)
 	_ issuers.Checker     = (*Issuer)(nil)
 	_ issuers.Lister      = (*Issuer)(nil)
+	_ issuers.Sweeper     = (*Issuer)(nil)
 )
 
 // Name implements [issuers.Kind].
@@ -119,5 +120,5 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Issuer{spec: sp, term: t.Term, api: a, own: targetTag(key), log: log.With("target", t.Name), minting: newLocks()}, nil
+	return &Issuer{spec: sp, term: t.Term, api: a, own: targetTag(key), log: log.With("target", t.Name), minting: newLocks(), patience: abandoned}, nil
 }

@@ -16,35 +16,50 @@ import (
 // cluster.
 func (is *Issuer) List(ctx context.Context) ([]issuers.Found, error) {
 	var out []issuers.Found
+	err := is.list(ctx, func(u listedUser, m mark) {
+		out = append(out, issuers.Found{Name: u.Name, LeaseID: strings.TrimPrefix(u.Name, userPrefix), Generation: m.generation})
+	})
+	return out, err
+}
+
+// list calls f with every user of ours. f is not to be believed before list has
+// returned without an error: a list that was cut off is none.
+func (is *Issuer) list(ctx context.Context, f func(listedUser, mark)) error {
+	return is.stream(ctx, at("users")+"?columns=name,tags,password_hash", func(dec *json.Decoder) error {
+		var u listedUser
+		if err := dec.Decode(&u); err != nil {
+			return err
+		}
+		if m, ours := readMark(is.own, u.Tags); ours && userPattern.MatchString(u.Name) {
+			f(u, m)
+		}
+		return nil
+	})
+}
+
+// stream reads a long list, one after the other.
+func (is *Issuer) stream(ctx context.Context, path string, one func(*json.Decoder) error) error {
 	read := func(r io.Reader) error {
-		out = nil
 		dec := json.NewDecoder(r)
 		if t, err := dec.Token(); err != nil || t != json.Delim('[') {
-			return fmt.Errorf("the list of users is no list: %w", err)
+			return fmt.Errorf("the answer to %s is no list: %w", path, err)
 		}
 		for dec.More() {
-			var u listedUser
-			if err := dec.Decode(&u); err != nil {
-				return fmt.Errorf("the list of users: %w", err)
-			}
-			if !userPattern.MatchString(u.Name) {
-				continue
-			}
-			if m, ours := readMark(is.own, u.Tags); ours {
-				out = append(out, issuers.Found{Name: u.Name, LeaseID: strings.TrimPrefix(u.Name, userPrefix), Generation: m.generation})
+			if err := one(dec); err != nil {
+				return fmt.Errorf("the answer to %s: %w", path, err)
 			}
 		}
-		_, err := dec.Token() // the end: a list that was cut off is none
+		_, err := dec.Token() // the end
 		return err
 	}
-	r, err := is.api.do(ctx, is.api.end, call{method: http.MethodGet, path: at("users") + "?columns=name,tags", read: read})
+	r, err := is.api.do(ctx, is.api.end, call{method: http.MethodGet, path: path, read: read})
 	if err == nil && r.status != http.StatusOK {
 		err = said(r)
 	}
 	if err != nil {
-		return nil, beforeError("list the users", err)
+		return beforeError("list the users", err)
 	}
-	return out, nil
+	return nil
 }
 
 // Extend implements [issuers.Extender]. RabbitMQ keeps no expiry of users, so

@@ -32,6 +32,9 @@ var shared *rabbitmqtest.Server
 const (
 	bus   = "bus"      // a virtual host
 	other = "o/t h%r?" // another, with characters that a path must escape
+
+	// a user as docs/issuers/rabbitmq.md makes one: the tag, and no permission
+	leastUser, leastPassword = "mayfly", "a-password-of-the-broker"
 )
 
 func TestMain(m *testing.M) {
@@ -67,6 +70,7 @@ func fill(s *rabbitmqtest.Server) error {
 		{"/api/permissions" + v + admin, all}, {"/api/permissions" + o + admin, all},
 		{"/api/queues" + v + "/orders", `{"durable":true}`}, {"/api/queues" + v + "/orders.eu", `{"durable":true}`}, {"/api/queues" + v + "/secret", `{"durable":true}`},
 		{"/api/queues" + o + "/orders", `{"durable":true}`},
+		{"/api/users/" + leastUser, `{"password":"` + leastPassword + `","tags":"administrator"}`},
 		{"/api/exchanges" + v + "/events", `{"type":"topic","durable":true}`}, {"/api/exchanges" + v + "/plain", `{"type":"direct","durable":true}`},
 	} {
 		if status, answer, err := s.Call(context.Background(), http.MethodPut, x.path, x.body); err != nil || status >= 300 {
@@ -101,12 +105,15 @@ func newFixture(t testing.TB) *fixture {
 	}
 }
 
-// secured is the fixture with TLS for the API and for AMQP.
+// secured is the fixture with TLS for the API and for AMQP, and the user that the
+// page makes.
 func secured(t testing.TB) *fixture {
 	t.Helper()
 	f := newFixture(t)
 	f.spec["address"], f.spec["amqp"] = shared.APITLS, map[string]any{"address": shared.AMQPTLS}
 	f.spec["tls"] = map[string]any{"mode": "verify-full", "ca": shared.CAPEM}
+	f.spec["admin"] = map[string]any{"username": leastUser}
+	f.secrets[rabbitmq.SecretPassword] = secret.New(leastPassword)
 	return f
 }
 

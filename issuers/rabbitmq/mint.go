@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -30,6 +32,10 @@ type Issuer struct {
 	own     string // the target's own tag
 	log     *slog.Logger
 	minting *locks
+
+	mu       sync.Mutex
+	halves   map[string]half // by user; see Sweep
+	patience time.Duration
 }
 
 // Close implements [issuers.Issuer].
@@ -120,6 +126,9 @@ func (is *Issuer) write(ctx context.Context, u *user) error {
 	if err := is.checkExchanges(ctx, u); err != nil {
 		return err
 	}
+	if !time.Now().Before(u.deadline) {
+		return tooLate()
+	}
 	if old.there { // an earlier generation: its secret and its sessions end first
 		one := []*ending{{lease: u.lease, out: &issuers.Outcome{}}}
 		is.withdrawBatch(ctx, is.api.mint, one)
@@ -127,10 +136,10 @@ func (is *Issuer) write(ctx context.Context, u *user) error {
 			return one[0].out.Err
 		}
 	}
-	if !time.Now().Before(u.deadline) {
-		return tooLate()
-	}
 	if err := is.create(ctx, u); err != nil {
+		if e := new(issuers.Error); old.there && errors.As(err, &e) {
+			return &issuers.Error{Kind: issuers.Unknown, Detail: "the earlier generation has ended, and the new one is not made", Err: err}
+		}
 		return err
 	}
 	if err := is.grant(ctx, u); err != nil {
@@ -237,6 +246,8 @@ func (is *Issuer) confirm(ctx context.Context, u *user) error {
 		return &issuers.Error{Kind: issuers.Unknown, Detail: "look whether " + u.lease.Name + " stands", Err: err}
 	case !f.there || f.hash != u.hash:
 		return &issuers.Error{Kind: issuers.Superseded, Detail: "the user was withdrawn, or made anew, while it was made"}
+	case !maps.Equal(f.limits, u.grants.limits):
+		return is.orUndo(ctx, u, refused("the server does not keep the limits of the scope: its feature flag user_limits may be off"))
 	}
 	return nil
 }

@@ -16,13 +16,16 @@ type found struct {
 	ours  bool
 	mark  mark
 	hash  string
+	// limits are the user's, as the API calls them.
+	limits map[string]int
 }
 
 // listedUser is a user as the API shows it.
 type listedUser struct {
-	Name string   `json:"name"`
-	Hash string   `json:"password_hash"`
-	Tags []string `json:"tags"`
+	Name   string         `json:"name"`
+	Hash   string         `json:"password_hash"`
+	Tags   []string       `json:"tags"`
+	Limits map[string]int `json:"limits"`
 }
 
 // look asks for one user.
@@ -40,7 +43,7 @@ func (is *Issuer) look(ctx context.Context, c *http.Client, name string) (found,
 	if err := json.Unmarshal(r.body, &u); err != nil || u.Name != name {
 		return found{}, fmt.Errorf("the answer for the user %s cannot be read: %w", name, err)
 	}
-	f := found{there: true, hash: u.Hash}
+	f := found{there: true, hash: u.Hash, limits: u.Limits}
 	f.mark, f.ours = readMark(is.own, u.Tags)
 	return f, nil
 }

@@ -43,8 +43,11 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 	user := is.spec.Admin.Username
 	c.add("connect", true, false, "as "+user+" to "+is.spec.nodes[is.api.last.Load()], "")
 	admin := err == nil && slices.Contains(tagsOf(me.Tags), "administrator")
-	c.add("administrator", admin, false, "the broker's own user needs the tag administrator: it makes and deletes users",
-		"rabbitmqctl set_user_tags "+user+" administrator")
+	detail := "the broker's own user has the tag administrator"
+	if !admin {
+		detail = "the broker's own user lacks the tag administrator, by which it makes and deletes users"
+	}
+	c.add("administrator", admin, false, detail, "rabbitmqctl set_user_tags "+user+" administrator")
 	if !admin {
 		return c.findings, nil
 	}
@@ -53,6 +56,7 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 			return nil, err
 		}
 	}
+	c.nodes(ctx)
 	for _, n := range is.spec.AMQP.nodes {
 		c.listener(ctx, n)
 	}
@@ -155,6 +159,26 @@ func (c *examination) vhost(ctx context.Context) error {
 	}
 	c.add("virtual host", r.status == http.StatusOK, false, fmt.Sprintf("the target's own virtual host is %q", name), "rabbitmqctl add_vhost '"+strings.ReplaceAll(name, "'", `'\''`)+"'")
 	return nil
+}
+
+// nodes asks each node of several, of which one is enough.
+func (c *examination) nodes(ctx context.Context) {
+	a := c.is.api
+	for i, base := range a.bases {
+		if len(a.bases) == 1 {
+			return
+		}
+		one := &api{bases: []string{base}, username: a.username, password: a.password}
+		r, err := one.do(ctx, a.end, call{method: http.MethodGet, path: at("whoami")})
+		if err == nil && r.status != http.StatusOK {
+			err = said(r)
+		}
+		detail := c.is.spec.nodes[i] + " answers"
+		if err != nil {
+			detail = c.is.spec.nodes[i] + ": " + err.Error()
+		}
+		c.add("node", err == nil, true, detail, "")
+	}
 }
 
 // guest: RabbitMQ comes with a user of that name and password, for connections

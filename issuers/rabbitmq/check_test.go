@@ -63,6 +63,28 @@ func TestCheckOfAVirtualHostThatIsNotThere(t *testing.T) {
 	}
 }
 
+// Of several nodes one is enough, and each that does not answer is named.
+func TestCheckNamesTheNodesThatDoNotAnswer(t *testing.T) {
+	f := newFixture(t)
+	f.spec["addresses"] = []string{"127.0.0.1:1"}
+	list, err := f.open(1).Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, x := range list {
+		if x.Name == "node" && (x.OK != strings.HasSuffix(x.Detail, " answers") || x.Warning == x.OK) {
+			t.Errorf("%+v", x)
+		}
+		if x.Name == "node" && !x.OK {
+			said = append(said, x.Detail)
+		}
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "127.0.0.1:1") {
+		t.Errorf("%q", said)
+	}
+}
+
 // Clients need the AMQP listener; the broker only looks, so it warns.
 func TestCheckOfTheAMQPListener(t *testing.T) {
 	mute, err := net.Listen("tcp", "127.0.0.1:0")

@@ -32,6 +32,8 @@ func TestHazard12RabbitMQOverlappingWithdrawalsAreNoFailure(t *testing.T) {
 			w.WriteHeader(http.StatusInternalServerError)
 		case strings.HasPrefix(r.URL.Path, "/api/connections/"):
 			fmt.Fprint(w, "[]")
+		case r.URL.Path == "/api/nodes":
+			fmt.Fprint(w, `[{"name":"rabbit@a","running":true,"partitions":[]}]`)
 		case deleted.Load():
 			w.WriteHeader(http.StatusNotFound)
 		default:
@@ -68,6 +70,44 @@ func TestUserThatStaysHasNoReceipt(t *testing.T) {
 		}
 		for _, o := range is.Withdraw(t.Context(), batch) {
 			wantKind(t, o.Err, issuers.Unknown)
+		}
+	}
+}
+
+// A node that is cut off goes on letting in whom the others have deleted: seen on
+// two real nodes of which one stood still for more than a minute. The user is
+// deleted where that can be, and there is no receipt until the cluster is whole.
+func TestHazard12RabbitMQReceiptNeedsEveryNode(t *testing.T) {
+	for nodes, ok := range map[string]bool{
+		`[{"name":"rabbit@a","running":true,"partitions":[]},{"name":"rabbit@b","running":true,"partitions":[]}]`:           true,
+		`[{"name":"rabbit@a","running":true,"partitions":[]},{"name":"rabbit@b","running":false}]`:                          false,
+		`[{"name":"rabbit@a","running":true,"partitions":["rabbit@b"]},{"name":"rabbit@b","running":true,"partitions":[]}]`: false,
+		`[{"name":"rabbit@a"}]`: false, `[]`: false, `{}`: false, ``: false,
+	} {
+		var deleted atomic.Bool
+		var tags string
+		is := playing(t, func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == http.MethodDelete:
+				deleted.Store(true)
+				w.WriteHeader(http.StatusNoContent)
+			case strings.HasPrefix(r.URL.Path, "/api/connections/"):
+				fmt.Fprint(w, "[]")
+			case r.URL.Path == "/api/nodes":
+				fmt.Fprint(w, nodes)
+			case deleted.Load():
+				w.WriteHeader(http.StatusNotFound)
+			default:
+				fmt.Fprintf(w, `{"name":%q,"tags":["%s"]}`, strings.TrimPrefix(r.URL.Path, "/api/users/"), tags)
+			}
+		})
+		tags = strings.Join(rabbitmq.OwnTags(is, 1, 1), `","`)
+		o := is.Withdraw(t.Context(), []issuers.Lease{lease(allow([]string{"read"}))})[0]
+		if !deleted.Load() {
+			t.Errorf("%s: the user was not deleted", nodes)
+		}
+		if ok != (o.Err == nil) || ok != (o.Receipt.Proof == issuers.ProofAbsent) || !ok && issuers.KindOf(o.Err) != issuers.Unknown {
+			t.Errorf("%s: %+v", nodes, o)
 		}
 	}
 }

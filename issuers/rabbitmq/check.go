@@ -56,6 +56,9 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 			return nil, err
 		}
 	}
+	if err := c.cluster(ctx); err != nil {
+		return nil, err
+	}
 	c.nodes(ctx)
 	for _, n := range is.spec.AMQP.nodes {
 		c.listener(ctx, n)
@@ -158,6 +161,21 @@ func (c *examination) vhost(ctx context.Context) error {
 		return err
 	}
 	c.add("virtual host", r.status == http.StatusOK, false, fmt.Sprintf("the target's own virtual host is %q", name), "rabbitmqctl add_vhost '"+strings.ReplaceAll(name, "'", `'\''`)+"'")
+	return nil
+}
+
+// cluster warns where withdrawals would wait for a node.
+func (c *examination) cluster(ctx context.Context) error {
+	err := c.is.whole(ctx, c.is.api.end)
+	var l *lost
+	if errors.As(err, &l) {
+		return beforeError("ask for the cluster's nodes", err)
+	}
+	detail := "every node runs"
+	if err != nil {
+		detail = err.Error() + "; withdrawals delete users, and wait with their receipts"
+	}
+	c.add("cluster", err == nil, true, detail, "")
 	return nil
 }
 

@@ -74,6 +74,18 @@ func (is *Issuer) withdrawBatch(ctx context.Context, c *http.Client, batch []*en
 	is.remove(ctx, c, there, names)
 	deleted := time.Now()
 	each(batch, func(e *ending) { is.prove(ctx, c, e, deleted) })
+	if !slices.ContainsFunc(batch, func(e *ending) bool { return e.out.Err == nil }) {
+		return
+	}
+	// after the looks: what one node says goes for all if they are together now
+	if err := is.whole(ctx, c); err != nil {
+		for _, e := range batch {
+			if e.out.Err == nil {
+				e.out.Receipt = issuers.Receipt{}
+				e.fail(&issuers.Error{Kind: issuers.Unknown, Detail: "look whether the cluster is whole", Err: err})
+			}
+		}
+	}
 }
 
 // each runs f for all, a few at a time: as many as there are connections.
@@ -163,7 +175,7 @@ func (is *Issuer) prove(ctx context.Context, c *http.Client, e *ending, deleted 
 		case live == 0 && (!e.there || began.Sub(deleted) >= settle):
 			e.out.Receipt = issuers.Receipt{
 				Proof:         issuers.ProofAbsent,
-				Detail:        "the management API lists neither the user " + e.lease.Name + " nor a connection of it",
+				Detail:        "the management API lists neither the user " + e.lease.Name + " nor a connection of it, and every node of the cluster runs",
 				SessionsEnded: len(e.sessions),
 			}
 			return

@@ -131,7 +131,7 @@ func (is *Issuer) write(ctx context.Context, u *user) error {
 	}
 	if old.there { // an earlier generation: its secret and its sessions end first
 		one := []*ending{{lease: u.lease, out: &issuers.Outcome{}}}
-		is.withdrawBatch(ctx, is.api.mint, one)
+		is.endBatch(ctx, is.api.mint, one)
 		if one[0].out.Err != nil {
 			return one[0].out.Err
 		}

@@ -34,8 +34,9 @@ func TestLaw8HangingRabbitMQDelaysNoLongerThanTheDeadline(t *testing.T) {
 	l := lease(allow([]string{"read"}))
 	l.MintDeadline = time.Now().Add(300 * time.Millisecond)
 	start := time.Now()
-	_, err := is.Mint(t.Context(), l)
-	wantKind(t, err, issuers.Unreachable) // it was asked, and told nothing
+	if _, err := is.Mint(t.Context(), l); issuers.KindOf(err) != issuers.Unreachable && issuers.KindOf(err) != issuers.TooLate {
+		t.Errorf("%v; the server was asked and told nothing", err) // too late, where this machine was slower than the deadline
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if out := is.Withdraw(ctx, []issuers.Lease{warm}); out[0].Err == nil {

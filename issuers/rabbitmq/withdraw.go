@@ -60,9 +60,9 @@ func (is *Issuer) Withdraw(ctx context.Context, leases []issuers.Lease) []issuer
 	return outcomes
 }
 
-// withdrawBatch ends a batch: look, delete, close what still lives, look until
-// nothing is left. The outcomes hold receipts and errors.
-func (is *Issuer) withdrawBatch(ctx context.Context, c *http.Client, batch []*ending) {
+// endBatch ends a batch: look, delete, close what still lives, look until nothing
+// is left. The outcomes hold receipts and errors, as one node sees it.
+func (is *Issuer) endBatch(ctx context.Context, c *http.Client, batch []*ending) {
 	each(batch, func(e *ending) { is.before(ctx, c, e) })
 	var there []*ending
 	var names []string
@@ -74,10 +74,15 @@ func (is *Issuer) withdrawBatch(ctx context.Context, c *http.Client, batch []*en
 	is.remove(ctx, c, there, names)
 	deleted := time.Now()
 	each(batch, func(e *ending) { is.prove(ctx, c, e, deleted) })
+}
+
+// withdrawBatch is endBatch, and asks for the other nodes afterwards: what one says
+// goes for all if they are together now.
+func (is *Issuer) withdrawBatch(ctx context.Context, c *http.Client, batch []*ending) {
+	is.endBatch(ctx, c, batch)
 	if !slices.ContainsFunc(batch, func(e *ending) bool { return e.out.Err == nil }) {
 		return
 	}
-	// after the looks: what one node says goes for all if they are together now
 	if err := is.whole(ctx, c); err != nil {
 		for _, e := range batch {
 			if e.out.Err == nil {

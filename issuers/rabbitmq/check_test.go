@@ -105,8 +105,8 @@ func TestCheckOfTheAMQPListener(t *testing.T) {
 	for what, change := range map[string]map[string]any{
 		"nobody listens":          {"address": "127.0.0.1:1"},
 		"something else":          {"address": mute.Addr().String()},
-		"TLS where there is none": {"address": shared.AMQP, "tls": "verify-full"},
-		"a CA nobody knows":       {"address": shared.AMQPTLS, "tls": "verify-full"},
+		"TLS where there is none": {"address": server(t).AMQP, "tls": "verify-full"},
+		"a CA nobody knows":       {"address": server(t).AMQPTLS, "tls": "verify-full"},
 	} {
 		f := newFixture(t)
 		f.spec["amqp"] = change
@@ -130,7 +130,7 @@ func TestCheckWarnsOfTheDefaultUser(t *testing.T) {
 // connection to send a password by.
 func TestCertificatesAreVerified(t *testing.T) {
 	for what, tls := range map[string]map[string]any{
-		"no CA": {"mode": "verify-full"}, "another name": {"mode": "verify-full", "ca": shared.CAPEM, "server_name": "rabbit.internal"},
+		"no CA": {"mode": "verify-full"}, "another name": {"mode": "verify-full", "ca": server(t).CAPEM, "server_name": "rabbit.internal"},
 	} {
 		f := secured(t)
 		f.spec["tls"] = tls

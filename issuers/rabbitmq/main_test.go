@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,9 +25,28 @@ import (
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
-// shared is the server of all tests: a start takes half a minute. Tests that stop
-// it start it again.
-var shared *rabbitmqtest.Server
+// started is the server of all tests: a start takes half a minute. Tests that stop
+// it start it again. What needs none, a fuzz worker among it, starts none.
+var started = sync.OnceValues(func() (*rabbitmqtest.Server, error) {
+	s, err := rabbitmqtest.Run(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	running = s
+	return s, fill(s)
+})
+
+// running is the server once it was started; TestMain ends it.
+var running *rabbitmqtest.Server
+
+func server(t testing.TB) *rabbitmqtest.Server {
+	t.Helper()
+	s, err := started()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
 
 // Things that every test finds on the server.
 const (
@@ -38,26 +58,14 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		s, err := rabbitmqtest.Run(context.Background())
-		if err == nil {
-			err = fill(s)
-		}
-		if err != nil {
+	code := m.Run()
+	if running != nil {
+		if err := running.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, "rabbitmq tests:", err)
-			if s != nil {
-				_ = s.Close()
-			}
-			return 1
+			code = 1
 		}
-		shared = s
-		code := m.Run()
-		if err := s.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "rabbitmq tests:", err)
-			return 1
-		}
-		return code
-	}())
+	}
+	os.Exit(code)
 }
 
 // fill makes virtual hosts, queues and exchanges.
@@ -91,6 +99,7 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
+	shared := server(t)
 	secrets, err := rabbitmq.Kind{}.MakeSecrets(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +118,7 @@ func newFixture(t testing.TB) *fixture {
 // page makes.
 func secured(t testing.TB) *fixture {
 	t.Helper()
-	f := newFixture(t)
+	f, shared := newFixture(t), server(t)
 	f.spec["address"], f.spec["amqp"] = shared.APITLS, map[string]any{"address": shared.AMQPTLS}
 	f.spec["tls"] = map[string]any{"mode": "verify-full", "ca": shared.CAPEM}
 	f.spec["admin"] = map[string]any{"username": leastUser}

@@ -56,6 +56,7 @@ Examples:
   mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
   mayfly target add redis cache.internal --name cache --username mayfly --tls-ca-file ca.pem
+  mayfly target add rabbitmq rabbit.internal --name bus --username mayfly --set vhost=orders --password-file pw
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'`,
@@ -325,11 +326,15 @@ func (s *shell) draftDatabase(c *cli.Context, d *draft, kind, address, port stri
 	if address == "" {
 		return usage("where is it? want mayfly target add %s ADDRESS --name T", kind)
 	}
-	at, err := parseAddress(kind, address, port)
+	at, err := parseAddress(kind, address, "")
 	if err != nil {
 		return err
 	}
-	d.spec["address"] = net.JoinHostPort(at.host, at.port)
+	mode := or(c.String("tls-mode"), or(at.tls, guessTLS(at.host, c.String("tls-ca-file"))))
+	if kind == "rabbitmq" && mode == "disable" {
+		port = "15672" // its management API has another one without TLS
+	}
+	d.spec["address"] = net.JoinHostPort(at.host, or(at.port, port))
 	user := or(c.String("username"), or(at.user, "mayfly"))
 	d.spec["admin"] = map[string]any{"username": user}
 	if kind == "postgres" || kind == "mysql" {
@@ -338,7 +343,10 @@ func (s *shell) draftDatabase(c *cli.Context, d *draft, kind, address, port stri
 			return usage("on which database? give --database D")
 		}
 	}
-	tls := map[string]any{"mode": or(c.String("tls-mode"), or(at.tls, guessTLS(at.host, c.String("tls-ca-file"))))}
+	if kind == "rabbitmq" && at.database != "" {
+		d.spec["vhost"] = at.database
+	}
+	tls := map[string]any{"mode": mode}
 	if f := c.String("tls-ca-file"); f != "" {
 		pem, err := readFile(f, maxDocument)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
+	"github.com/mayfly-broker/mayfly/issuers/rabbitmq"
 	"github.com/mayfly-broker/mayfly/issuers/redis"
 	"github.com/mayfly-broker/mayfly/issuers/ssh"
 	"github.com/mayfly-broker/mayfly/issuers/x509"
@@ -22,5 +23,6 @@ func targetKinds() []issuers.Kind {
 		ssh.Kind{},
 		redis.Kind{},
 		aws.Kind{},
+		rabbitmq.Kind{},
 	}
 }

@@ -39,6 +39,8 @@ var may = map[string]struct {
 	"issuers/aws/awstest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
+	"issuers/rabbitmq/rabbitmqtest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},
 	"broker/ledger":            {product: []string{"broker/audit/tree", "broker/cosign", "scope"}, tests: []string{"broker/ledger/ledgertest", "broker/cosign/cosigntest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
@@ -171,6 +173,7 @@ var owns = map[string][]string{
 	"github.com/aws/aws-sdk-go-v2":         {"issuers/aws", "issuers/aws/awstest"},
 	"github.com/aws/smithy-go":             {"issuers/aws"}, // the SDK's errors
 	"reflect":                              {"broker/api"},  // for the OpenAPI document alone
+	"github.com/rabbitmq/amqp091-go":       {},              // plays a lease's client, in tests; the issuer itself speaks HTTP
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2
 	"encoding/gob":                         {}, // decodes what it was not asked to

@@ -4,6 +4,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
+	"github.com/mayfly-broker/mayfly/issuers/nats"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/redis"
 	"github.com/mayfly-broker/mayfly/issuers/ssh"
@@ -20,5 +21,6 @@ func targetKinds() []issuers.Kind {
 		x509.Kind{},
 		ssh.Kind{},
 		redis.Kind{},
+		nats.Kind{},
 	}
 }

@@ -36,6 +36,7 @@ var may = map[string]struct {
 	"issuers/ssh/sshdtest":    {why: "starts servers for every room's tests"},
 	"issuers/mysql/mysqltest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/nats/natstest":   {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
@@ -164,9 +165,12 @@ var owns = map[string][]string{
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
 	"github.com/go-sql-driver/mysql":       {"issuers/mysql", "issuers/mysql/mysqltest"},
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
-	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "issuers/redis/redistest", "issuers/ssh/sshdtest", "scripts/tally"},
+	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "issuers/mysql/mysqltest", "issuers/nats/natstest", "issuers/postgres/pgtest", "issuers/redis/redistest", "issuers/ssh/sshdtest", "scripts/tally"},
 	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
-	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
+	"github.com/nats-io/jwt/v2":            {"issuers/nats", "issuers/nats/natstest"}, // the claims as NATS's own tools write them
+	"github.com/nats-io/nkeys":             {"issuers/nats", "issuers/nats/natstest"},
+	"github.com/nats-io/nats.go":           {"issuers/nats/natstest"}, // tests log in as other people's clients do
+	"reflect":                              {"broker/api"},            // for the OpenAPI document alone
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2
 	"encoding/gob":                         {}, // decodes what it was not asked to

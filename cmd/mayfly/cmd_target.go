@@ -55,6 +55,7 @@ Examples:
   mayfly target add postgres postgres://mayfly@db.internal/orders --name orders --tls-ca-file ca.pem
   mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
+  mayfly target add nats nats.internal --name bus --set subjects='["orders.*"]' --password-file account-signing.nk
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
@@ -66,6 +67,7 @@ Examples:
 			&cli.StringFlag{Name: "zone", Usage: "the zone it belongs to (`Z`)"},
 			&cli.StringSliceFlag{Name: "label", Usage: "a label, as in classification=pii (`K=V`)"},
 			&cli.StringSliceFlag{Name: "set", Usage: "another key of the kind's spec, as JSON or text (`KEY=VALUE`)"},
+			&cli.StringSliceFlag{Name: "secret", Usage: "another secret of the kind's, from a file (`NAME=F|-`)"},
 			&cli.StringFlag{Name: "grant", Usage: "write the permit for this group and show it (`GROUP`)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "check, and say what would be written"},
 			waitFlag(),
@@ -261,8 +263,15 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		if err := s.draftDatabase(c, &d, kind, address, port); err != nil {
 			return d, err
 		}
+	} else if kind == "nats" {
+		if err := s.draftNATS(c, &d, address); err != nil {
+			return d, err
+		}
 	} else if address != "" {
 		d.spec["address"] = address
+	}
+	if err := s.draftSecrets(c, &d); err != nil {
+		return d, err
 	}
 	if z := c.String("zone"); z != "" {
 		d.spec["zone"] = z

@@ -48,7 +48,7 @@ func (f *fixture) try(c issuers.Credential, all ...tried) {
 }
 
 // A client does what its scope says, nothing else, and nothing at all after the end.
-func TestScopeOnTheServer(t *testing.T) {
+func TestLaw3NATSUserDoesNoMoreThanItsScope(t *testing.T) {
 	f := newFixture(t, shared)
 	is := f.open(1)
 	l := lease(append(allow([]string{"publish"}, "orders.eu.*", "jobs.+.done"), allow([]string{"subscribe"}, "news.*")...))
@@ -79,7 +79,7 @@ func TestNothingSaidIsNothingAllowed(t *testing.T) {
 }
 
 // Every subject means those of people, also through a wildcard subscription.
-func TestEverySubjectLeavesTheServersOwnOut(t *testing.T) {
+func TestLaw3NATSEverySubjectLeavesTheServersOwnOut(t *testing.T) {
 	f := newFixture(t, shared).offline()
 	c := f.mint(f.open(1), lease(allow([]string{"publish", "subscribe"})))
 	f.try(c, publishes("any.thing", true), publishes("$SYS.REQ.USER.INFO", false), publishes("$JS.API.INFO", false), publishes("$KV.x.y", false), publishes("_INBOX.x.y", false),
@@ -106,7 +106,7 @@ func TestEverySubjectLeavesTheServersOwnOut(t *testing.T) {
 
 // Requests are answered in an inbox that no other lease can hear, and a service
 // answers what it was asked and nothing else.
-func TestRequestAndReplyInPrivateInboxes(t *testing.T) {
+func TestLaw3NATSInboxesArePrivate(t *testing.T) {
 	f := newFixture(t, shared)
 	is := f.open(1)
 	service := f.mint(is, lease(allow([]string{"reply"}, "svc.*")))

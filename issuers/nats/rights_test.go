@@ -187,7 +187,7 @@ func TestOpenRefusesKeys(t *testing.T) {
 }
 
 // A server that hangs holds up its own callers, for a bounded time.
-func TestHangingServer(t *testing.T) {
+func TestLaw8HangingNATSDelaysNoLongerThanItsTimeouts(t *testing.T) {
 	s := natstest.Start(t)
 	f := newFixture(t, s)
 	is := f.open(1)

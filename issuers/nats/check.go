@@ -110,7 +110,7 @@ func (x *examination) revocation(ctx context.Context, own string) error {
 	if err != nil {
 		return beforeError("find the servers", err)
 	}
-	x.add("system account", true, false, fmt.Sprintf("%s answer", count(len(ids))), "")
+	x.add("system account", true, false, "in reach: "+count(len(ids)), "")
 	keys, err := r.sys.trusted(ctx, c, ids)
 	if err != nil {
 		x.add("operator", false, false, err.Error(), "")
@@ -121,13 +121,13 @@ func (x *examination) revocation(ctx context.Context, own string) error {
 		return refused("the operator_key has no public key")
 	}
 	x.add("operator key", keys[operator], false, operator+" is a key by which every server lets accounts be signed: "+yes(keys[operator]),
-		"nsc edit operator --sk "+operator+", then give every server the new operator JWT and reload it")
+		"nsc edit operator --sk "+operator+", then give every server the new operator JWT and restart it")
 	tokens, err := r.sys.lookups(ctx, c, len(ids))
 	if err != nil {
 		x.add("resolver", false, false, err.Error(), "")
 		return nil
 	}
-	x.add("resolver", len(tokens) == len(ids), true, fmt.Sprintf("%d of %s keep accounts themselves (resolver: full) and answer look-ups", len(tokens), count(len(ids))), "")
+	x.add("resolver", len(tokens) == len(ids), true, fmt.Sprintf("of %s, %d answer look-ups of accounts (resolver: full)", count(len(ids)), len(tokens)), "")
 	a, err := newest(tokens, x.is.keys.account, keys)
 	if err != nil {
 		x.add("account", false, false, err.Error(), "")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +26,9 @@ func TestHazard8LateMintIsBornRevoked(t *testing.T) {
 	f := newFixture(t, shared)
 	l := lease(allow([]string{"publish"}, "a"))
 	f.withdraw(f.open(2), l)
+	// revocations compare seconds
+	over := time.Now().Unix()
+	eventually(t, "the next second", func() bool { return time.Now().Unix() > over })
 	// It asks no server, as one would whose look-up had come back before the end.
 	late := newFixture(t, shared)
 	late.secrets = f.secrets
@@ -306,6 +310,35 @@ func TestHazard18WithoutKeysItOnlyExpires(t *testing.T) {
 	}
 	if !issuers.Revocable(k, newFixture(t, shared).raw()) {
 		t.Error("a target with the means to revoke is not revocable")
+	}
+}
+
+// A server that cannot be asked may still let the user in: no receipt until it
+// answers. Mints go on meanwhile, also those of a leader that is new.
+func TestWithdrawalWaitsForEveryServer(t *testing.T) {
+	servers := natstest.StartCluster(t, 3)
+	f := newFixture(t, servers[0])
+	is := f.open(1)
+	l := lease(allow([]string{"publish"}, "a"))
+	c := f.mint(is, l)
+	if err := servers[2].Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if out := is.Withdraw(t.Context(), []issuers.Lease{l}); out[0].Err == nil {
+		t.Errorf("proven without a server: %+v", out[0])
+	}
+	next := f.open(2)
+	f.as(f.mint(next, lease(allow([]string{"publish"}, "a"))))
+	if err := servers[2].Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the withdrawal goes through once the server is back", func() bool { return next.Withdraw(t.Context(), []issuers.Lease{l})[0].Err == nil })
+	for _, s := range servers {
+		other := newFixture(t, s)
+		if nc, err := other.dial(c); err == nil {
+			nc.Close()
+			t.Error("a server still lets the user in")
+		}
 	}
 }
 

@@ -88,7 +88,9 @@ func (r *revoker) read(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-// current looks the account's JWT up. What was read last is not verified again.
+// current looks the account's JWT up, on whichever server answers first: enough to
+// decide by, where all must answer before anything is signed or proven. What was
+// read last is not verified again.
 func (r *revoker) current(ctx context.Context) (*account, *conn, error) {
 	c, err := r.read(ctx)
 	if err != nil {
@@ -106,14 +108,10 @@ func (r *revoker) current(ctx context.Context) (*account, *conn, error) {
 	}
 	a, err := newest(tokens, r.is.keys.account, keys)
 	if err != nil { // also when the operator's keys have changed since they were asked for
-		ids, err := r.sys.servers(ctx, c)
-		if err != nil {
-			return nil, nil, beforeError("find the servers", err)
-		}
-		if keys, err = r.sys.trusted(ctx, c, ids); err != nil {
+		if keys, err = r.sys.trustedByOne(ctx, c); err != nil {
 			return nil, nil, beforeError("find the keys that the servers trust", err)
 		}
-		if a, err = r.lookup(ctx, c, ids, keys); err != nil {
+		if a, err = r.lookup(ctx, c, 1, keys); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -121,11 +119,11 @@ func (r *revoker) current(ctx context.Context) (*account, *conn, error) {
 	return a, c, nil
 }
 
-// lookup asks all servers for the account. Somebody in the system account could
-// answer as well: then it is worth to wait for all that will.
-func (r *revoker) lookup(ctx context.Context, c *conn, ids map[string]server, keys map[string]bool) (*account, error) {
+// lookup asks that many servers for the account. Somebody in the system account
+// could answer as well: then it is worth to wait for all that will.
+func (r *revoker) lookup(ctx context.Context, c *conn, servers int, keys map[string]bool) (*account, error) {
 	var a *account
-	for _, enough := range []int{len(ids), maxAnswers} {
+	for _, enough := range []int{servers, maxAnswers} {
 		tokens, err := r.sys.lookups(ctx, c, enough)
 		if err != nil {
 			return nil, beforeError("look up the account", err)
@@ -236,7 +234,7 @@ func (r *revoker) update(ctx context.Context, add map[string]int64) (map[string]
 		// an account that is signed by it would shut everybody out of the account
 		return nil, refused("the operator_key %s is none that every server lets sign accounts; nothing was pushed", own)
 	}
-	a, err := r.lookup(ctx, c, ids, keys)
+	a, err := r.lookup(ctx, c, len(ids), keys)
 	if err != nil {
 		return nil, err
 	}

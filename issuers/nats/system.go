@@ -143,16 +143,7 @@ func (s *system) trusted(ctx context.Context, c *conn, ids map[string]server) (m
 	}
 	var out map[string]bool
 	for id, e := range answers {
-		var varz struct {
-			Operators []string `json:"trusted_operators_jwt"`
-		}
-		if err := json.Unmarshal(e.Data, &varz); err != nil {
-			return nil, fmt.Errorf("server %s: VARZ cannot be read", id)
-		}
-		if len(varz.Operators) == 0 {
-			return nil, fmt.Errorf("server %s trusts no operator", id)
-		}
-		keys, err := trustedKeys(varz.Operators[0], s.operator) // resolvers know the first one alone
+		keys, err := s.operatorKeys(e)
 		if err != nil {
 			return nil, fmt.Errorf("server %s: %w", id, err)
 		}
@@ -166,6 +157,35 @@ func (s *system) trusted(ctx context.Context, c *conn, ids map[string]server) (m
 		}
 	}
 	return out, nil
+}
+
+// trustedByOne are the keys that the first server to answer trusts.
+func (s *system) trustedByOne(ctx context.Context, c *conn) (out map[string]bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	err = c.ask(ctx, subjectVarz, nil, func(body []byte) (bool, error) {
+		var e envelope
+		if err := json.Unmarshal(body, &e); err != nil {
+			return false, errors.New("an answer cannot be read")
+		}
+		out, err = s.operatorKeys(e)
+		return true, err
+	})
+	return out, err
+}
+
+// operatorKeys reads an answer of VARZ.
+func (s *system) operatorKeys(e envelope) (map[string]bool, error) {
+	var varz struct {
+		Operators []string `json:"trusted_operators_jwt"`
+	}
+	if err := json.Unmarshal(e.Data, &varz); err != nil {
+		return nil, errors.New("VARZ cannot be read")
+	}
+	if len(varz.Operators) == 0 {
+		return nil, errors.New("it trusts no operator")
+	}
+	return trustedKeys(varz.Operators[0], s.operator) // resolvers know the first one alone
 }
 
 // lookups returns the account's JWT as the first count servers have it, or as

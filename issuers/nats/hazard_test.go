@@ -313,6 +313,31 @@ func TestHazard18WithoutKeysItOnlyExpires(t *testing.T) {
 	}
 }
 
+// Somebody says that the account was updated, and it was not: what counts is what
+// the server holds.
+func TestReceiptRestsOnTheServersMemory(t *testing.T) {
+	s := natstest.Start(t, natstest.Memory())
+	f := newFixture(t, s)
+	rogue := s.SystemConn(t)
+	answer := func(subject string, text func() string) {
+		t.Helper()
+		if _, err := rogue.Subscribe(subject, func(m *natsgo.Msg) { _ = m.Respond([]byte(text())) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer("$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", s.AccountJWT)
+	answer("$SYS.REQ.CLAIMS.UPDATE", func() string { return `{"server":{"id":"` + rogue.ConnectedServerId() + `"},"data":{"code":200}}` })
+	if err := rogue.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	is := f.open(1)
+	l := lease(allow([]string{"publish"}, "a"))
+	f.as(f.mint(is, l))
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	wantKind(t, is.Withdraw(ctx, []issuers.Lease{l})[0].Err, issuers.Unknown)
+}
+
 // A server that cannot be asked may still let the user in: no receipt until it
 // answers. Mints go on meanwhile, also those of a leader that is new.
 func TestWithdrawalWaitsForEveryServer(t *testing.T) {
@@ -403,7 +428,7 @@ func TestUntrustedOperatorKeySignsNothing(t *testing.T) {
 // Somebody in the system account answers look-ups before the servers do: what it
 // says of the account is not signed by the operator, and so never by us.
 func TestForgedLookUpIsNotSigned(t *testing.T) {
-	f := newFixture(t, natstest.Start(t))
+	f := newFixture(t, natstest.StartCluster(t, 3)[0]) // the other servers' answers come later than the forger's
 	forger, err := nkeys.CreateOperator()
 	if err != nil {
 		t.Fatal(err)

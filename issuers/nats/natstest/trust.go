@@ -25,6 +25,9 @@ type Trust struct {
 	systemJWT, accountJWT string
 }
 
+// AccountJWT is the account's JWT as the server began with it.
+func (t *Trust) AccountJWT() string { return t.accountJWT }
+
 type pair struct {
 	nkeys.KeyPair
 	public, seed string

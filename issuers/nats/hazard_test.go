@@ -447,6 +447,7 @@ func TestForgedLookUpIsNotSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	token = edited(t, forger, token, func(claims map[string]any) { claims["iat"] = time.Now().Add(time.Hour).Unix() }) // the newest of all
 	rogue := f.server.SystemConn(t)
 	if _, err := rogue.Subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", func(m *natsgo.Msg) {
 		for range 3 {

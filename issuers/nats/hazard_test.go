@@ -346,9 +346,7 @@ func TestWithdrawalWaitsForEveryServer(t *testing.T) {
 	is := f.open(1)
 	l := lease(allow([]string{"publish"}, "a"))
 	c := f.mint(is, l)
-	if err := servers[2].Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, servers[2])
 	if out := is.Withdraw(t.Context(), []issuers.Lease{l}); out[0].Err == nil {
 		t.Errorf("proven without a server: %+v", out[0])
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -215,4 +216,14 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("did not happen within twenty seconds: %s", what)
 		}
 	}
+}
+
+// freeze stops a server, and waits until it answers nobody.
+func freeze(t testing.TB, s *natstest.Server) {
+	t.Helper()
+	probe := s.SystemConn(t)
+	if err := s.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the server hangs", func() bool { return probe.FlushTimeout(300*time.Millisecond) != nil })
 }

@@ -193,9 +193,7 @@ func TestLaw8HangingNATSDelaysNoLongerThanItsTimeouts(t *testing.T) {
 	is := f.open(1)
 	l := lease(allow([]string{"publish"}, "a"))
 	f.mint(is, l)
-	if err := s.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, s)
 	start := time.Now()
 	slow := lease(allow([]string{"publish"}, "a"))
 	slow.MintDeadline = start.Add(2 * time.Second)

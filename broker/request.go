@@ -355,7 +355,7 @@ func (e *Engine) compose(q ledger.Query, c Caller, a access, f footing, r ruling
 		OpenedMS:  now.UnixMilli(),
 		ExpiresMS: b.expires.UnixMilli(), NotAfterMS: b.notAfter.UnixMilli(),
 		MintDeadlineMS: now.Add(e.cfg.Timing.Mint).UnixMilli(),
-		Revocable:      t.kind.Revocable(), CSR: a.csr, PublicKey: a.PublicKey,
+		Revocable:      issuers.Revocable(t.kind, f.target.rest), CSR: a.csr, PublicKey: a.PublicKey,
 		Grant: ledger.Grant{
 			ID: ledger.PrefixGrant + ledger.BareID(id), DecisionID: r.ID, Principal: c.Session.Principal, Instance: c.Session.Instance,
 			Chain: f.chain, Role: a.Role, RoleVersion: f.roleObj.Version, Scope: f.scope, Purpose: r.Request.Context.Purpose, BoundedBy: b.by,

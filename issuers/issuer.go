@@ -40,7 +40,8 @@ type Kind interface {
 	CredentialName(leaseID string, generation uint64) string
 
 	// Revocable reports whether Withdraw can end a credential before its own
-	// expiry. False means that receipts say [ProofExpiresOnly].
+	// expiry. False means that receipts say [ProofExpiresOnly]. A kind that can
+	// on some of its targets alone says false, and is a [SometimesRevocable].
 	Revocable() bool
 
 	// Open connects to one target. It must not block on an unreachable target:
@@ -69,6 +70,22 @@ type Bounder interface {
 	// MaxTTL returns the longest life of a credential on a target with that
 	// spec; 0 means no bound.
 	MaxTTL(spec json.RawMessage) time.Duration
+}
+
+// SometimesRevocable is implemented by kinds that can revoke on some of their
+// targets alone: on those where the broker was given the right. [Revocable] asks it.
+type SometimesRevocable interface {
+	// RevocableOn is Kind.Revocable for a target with that spec.
+	RevocableOn(spec json.RawMessage) bool
+}
+
+// Revocable reports whether credentials that k mints on a target with that spec
+// can be ended before their own expiry.
+func Revocable(k Kind, spec json.RawMessage) bool {
+	if s, ok := k.(SometimesRevocable); ok {
+		return s.RevocableOn(spec)
+	}
+	return k.Revocable()
 }
 
 // RoleTemplate is a role that `target add` offers. Suffix "readonly" on target

@@ -57,6 +57,7 @@ Examples:
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
   mayfly target add redis cache.internal --name cache --username mayfly --tls-ca-file ca.pem
   mayfly target add rabbitmq rabbit.internal --name bus --username mayfly --set vhost=orders --password-file pw
+  mayfly target add nats nats.internal --name bus --set subjects='["orders.*"]' --password-file account-signing.nk
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'`,
@@ -70,6 +71,7 @@ Examples:
 			&cli.StringFlag{Name: "zone", Usage: "the zone it belongs to (`Z`)"},
 			&cli.StringSliceFlag{Name: "label", Usage: "a label, as in classification=pii (`K=V`)"},
 			&cli.StringSliceFlag{Name: "set", Usage: "another key of the kind's spec, as JSON or text (`KEY=VALUE`)"},
+			&cli.StringSliceFlag{Name: "secret", Usage: "another secret of the kind's, from a file (`NAME=F|-`)"},
 			&cli.StringFlag{Name: "grant", Usage: "make the permit for this group and show it (`GROUP`)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "check, and say what would be written"},
 			waitFlag(),
@@ -272,6 +274,29 @@ var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis
 // defaultDatabases of kinds that have one which is not the server's own.
 var defaultDatabases = map[string]string{"postgres": "postgres"}
 
+// drafters are kinds whose place is more than an address.
+var drafters = map[string]func(s *shell, c *cli.Context, d *draft, address string) error{
+	"aws":  (*shell).draftAWS,
+	"nats": (*shell).draftNATS,
+}
+
+// draftPlace says where the target is and how it is entered.
+func (s *shell) draftPlace(c *cli.Context, d *draft, kind, address string) error {
+	port, database := defaultPorts[kind]
+	own := drafters[kind]
+	switch {
+	case database:
+		return s.draftDatabase(c, d, kind, address, port)
+	case own != nil:
+		return own(s, c, d, address)
+	case address != "" && unreached[kind]:
+		return usage("%s: a target of kind %s has no address; write mayfly target add %s --name T", clean(address), kind, kind)
+	case address != "":
+		d.spec["address"] = address
+	}
+	return nil
+}
+
 func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error) {
 	switch kind {
 	case "postgresql":
@@ -280,18 +305,8 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		kind = "mysql"
 	}
 	d := draft{spec: map[string]any{"type": kind}}
-	if port, ok := defaultPorts[kind]; ok {
-		if err := s.draftDatabase(c, &d, kind, address, port); err != nil {
-			return d, err
-		}
-	} else if address != "" && unreached[kind] {
-		return d, usage("%s: a target of kind %s has no address; write mayfly target add %s --name T", clean(address), kind, kind)
-	} else if kind == "aws" {
-		if err := s.draftAWS(c, &d, address); err != nil {
-			return d, err
-		}
-	} else if address != "" {
-		d.spec["address"] = address
+	if err := s.draftPlace(c, &d, kind, address); err != nil {
+		return d, err
 	}
 	if z := c.String("zone"); z != "" {
 		d.spec["zone"] = z

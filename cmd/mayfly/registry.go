@@ -5,6 +5,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/aws"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
+	"github.com/mayfly-broker/mayfly/issuers/nats"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/rabbitmq"
 	"github.com/mayfly-broker/mayfly/issuers/redis"
@@ -24,5 +25,6 @@ func targetKinds() []issuers.Kind {
 		redis.Kind{},
 		aws.Kind{},
 		rabbitmq.Kind{},
+		nats.Kind{},
 	}
 }

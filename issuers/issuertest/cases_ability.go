@@ -30,7 +30,7 @@ func testHigherTerm(t *testing.T, s *suite) {
 	s.mustWork(t, newest, "re-minted by the successor")
 	s.checkEnded(t, []issuers.Lease{next}, successor.Withdraw(s.ctx, []issuers.Lease{next}))
 	s.mustBeGone(t, "withdrawn by the successor", l, next)
-	if s.Kind.Revocable() {
+	if s.revocable() {
 		s.mustBeRefused(t, c, "withdrawn by the successor")
 		s.mustBeRefused(t, newest, "withdrawn by the successor")
 	}

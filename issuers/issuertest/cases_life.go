@@ -13,7 +13,7 @@ func testMintUseWithdraw(t *testing.T, s *suite) {
 	s.mustWork(t, c, "after the mint")
 	s.withdraw(t, l)
 	s.mustBeGone(t, "after the withdrawal", l)
-	if s.Kind.Revocable() {
+	if s.revocable() {
 		s.mustBeRefused(t, c, "after the withdrawal")
 	}
 }
@@ -36,7 +36,7 @@ func testMintTwice(t *testing.T, s *suite) {
 	next := Regenerate(s.Kind, first)
 	newest := s.mint(t, next)
 	s.mustWork(t, newest, "minted as generation 2")
-	if s.Kind.Revocable() {
+	if s.revocable() {
 		s.mustBeRefused(t, old, "after a re-mint, the first secret")
 		s.mustBeRefused(t, again, "after a re-mint, the second secret")
 	} else if first.Name == next.Name {
@@ -123,7 +123,7 @@ func testMixedBatch(t *testing.T, s *suite) {
 	s.withdraw(t, batch...)
 	s.mustBeGone(t, "after the batch", batch...)
 	for _, c := range creds {
-		if c != nil && s.Kind.Revocable() {
+		if c != nil && s.revocable() {
 			s.mustBeRefused(t, *c, "after the batch")
 		}
 	}
@@ -267,7 +267,7 @@ func testExpiry(t *testing.T, s *suite) {
 func testReceipts(t *testing.T, s *suite) {
 	l := s.lease(t)
 	s.mint(t, l)
-	if err := checkReceipt(s.Kind.Revocable(), s.withdraw(t, l)[0].Receipt); err != nil {
+	if err := checkReceipt(s.revocable(), s.withdraw(t, l)[0].Receipt); err != nil {
 		t.Error(err)
 	}
 }

@@ -73,7 +73,7 @@ func testConcurrentGenerations(t *testing.T, s *suite) {
 	}
 	s.mustWork(t, out[last].cred, "being the highest generation")
 	for i, m := range out[:last] {
-		if s.Kind.Revocable() && m.err == nil && s.Use(s.ctx, m.cred) == nil {
+		if s.revocable() && m.err == nil && s.Use(s.ctx, m.cred) == nil {
 			t.Errorf("hazard 9: generation %d still works beside generation %d", i+1, len(out))
 		}
 	}
@@ -95,7 +95,7 @@ func testConcurrentMintAndWithdraw(t *testing.T, s *suite) {
 	s.withdraw(t, leases...)
 	s.mustBeGone(t, "after minting and withdrawing at once", leases...)
 	for _, m := range creds {
-		if m.err == nil && s.Kind.Revocable() {
+		if m.err == nil && s.revocable() {
 			s.mustBeRefused(t, m.cred, "after minting and withdrawing at once")
 		}
 	}

@@ -158,7 +158,7 @@ func requireComplete(t *testing.T, h Harness) {
 	switch {
 	case h.Kind == nil, h.Use == nil, h.Gone == nil, len(h.Scope) == 0, len(h.Narrower) == 0, len(h.Invalid) == 0:
 		t.Fatal("issuertest: the Harness needs Kind, Target, Scope, Narrower, Invalid, Use and Gone")
-	case !h.Kind.Revocable() && h.Expires == nil:
+	case !issuers.Revocable(h.Kind, h.Target.Spec) && h.Expires == nil:
 		t.Fatal("issuertest: a kind that cannot revoke needs Harness.Expires")
 	}
 }

@@ -38,6 +38,8 @@ var may = map[string]struct {
 	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
+	"issuers/kubernetes/kubernetestest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},
 	"broker/ledger":            {product: []string{"broker/audit/tree", "broker/cosign", "scope"}, tests: []string{"broker/ledger/ledgertest", "broker/cosign/cosigntest"}, why: "the replicated truth is pure: a room that could reach a clock or a network through it might differ between replicas"},
@@ -164,7 +166,7 @@ var owns = map[string][]string{
 	"github.com/jackc/pgx/v5":              {"issuers/postgres", "issuers/postgres/pgtest"},
 	"github.com/go-sql-driver/mysql":       {"issuers/mysql", "issuers/mysql/mysqltest"},
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
-	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "issuers/redis/redistest", "issuers/ssh/sshdtest", "scripts/tally"},
+	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "issuers/kubernetes/kubernetestest", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "issuers/redis/redistest", "issuers/ssh/sshdtest", "scripts/tally"},
 	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},

@@ -237,7 +237,7 @@ func (s *shell) argumentsOf(c *cli.Context, at spot) []string {
 	case "target check", "reconcile":
 		return s.live(c, "Target")
 	case "target add":
-		return []string{"postgres", "mysql", "jwt", "x509"}
+		return []string{"postgres", "mysql", "kubernetes", "jwt", "x509"}
 	case "task end", "task show", "task heartbeat":
 		return s.live(c, "task")
 	case "lease show", "lease renew", "lease revoke":

@@ -55,11 +55,12 @@ Examples:
   mayfly target add postgres postgres://mayfly@db.internal/orders --name orders --tls-ca-file ca.pem
   mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
+  mayfly target add kubernetes https://10.0.0.1:6443 --name prod --set namespaces='["shop"]' --tls-ca-file ca.pem --password-file token
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
-			&cli.StringFlag{Name: "password-file", Usage: "its password; - reads it from stdin, without the flag it is asked for (`F|-`)"},
+			&cli.StringFlag{Name: "password-file", Usage: "its password or token; - reads it from stdin, without the flag it is asked for (`F|-`)"},
 			&cli.StringFlag{Name: "database", Usage: "the database (`D`)"},
 			&cli.StringFlag{Name: "tls-mode", Usage: "`verify-full|verify-ca|disable`; verify-full unless the address is this machine"},
 			&cli.StringFlag{Name: "tls-ca-file", Usage: "the CA of the target's certificate in PEM (`F`)"},
@@ -194,6 +195,9 @@ func tryOut(kind string, role wire.Object) string {
 	case "mysql": // its clients take user and database as arguments alone
 		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
+	if kind == "kubernetes" { // its client takes a file
+		return "mayfly exec " + role.Name + " --files kube -- kubectl --kubeconfig kube/kubeconfig get pods"
+	}
 	return "mayfly request " + role.Name + " --purpose 'trying it out'"
 }
 
@@ -255,10 +259,16 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		kind = "postgres"
 	case "mariadb":
 		kind = "mysql"
+	case "k8s":
+		kind = "kubernetes"
 	}
 	d := draft{spec: map[string]any{"type": kind}}
 	if port, ok := defaultPorts[kind]; ok {
 		if err := s.draftDatabase(c, &d, kind, address, port); err != nil {
+			return d, err
+		}
+	} else if kind == "kubernetes" {
+		if err := s.draftKubernetes(c, &d, address); err != nil {
 			return d, err
 		}
 	} else if address != "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
+	"github.com/mayfly-broker/mayfly/issuers/kubernetes"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/redis"
@@ -20,5 +21,6 @@ func targetKinds() []issuers.Kind {
 		x509.Kind{},
 		ssh.Kind{},
 		redis.Kind{},
+		kubernetes.Kind{},
 	}
 }

@@ -258,6 +258,9 @@ func (x *examination) warnings() {
 	if x.is.spec.wholeCluster() {
 		x.add("whole cluster", false, true, `namespaces is "*": scopes may name any namespace and the cluster itself, and who has the broker's token can take the cluster`, "")
 	}
+	if slices.Contains(x.is.spec.Namespaces, "kube-system") {
+		x.add("kube-system", false, true, "scopes may name kube-system: who may make pods, or read secrets, there can take the cluster", "")
+	}
 	if x.is.spec.grants() {
 		x.add("edit", false, true, "the ClusterRole edit reads secrets, runs pods as any service account of the namespace, and asks for their tokens: what a lease makes so outlives it. Prefer scopes that name resources", "")
 	}
@@ -286,13 +289,23 @@ func (x *examination) fix(n need, verbs []string) string {
 	if n.namespace != "" {
 		at, kind, binding, flag = " -n "+n.namespace, "role", "rolebinding", "--role="
 	}
-	name := strings.Join(append([]string{"mayfly", strings.ReplaceAll(n.resource, "/", "-")}, verbs...), "-")
+	name := strings.Join(append([]string{x.account(), strings.ReplaceAll(n.resource, "/", "-")}, verbs...), "-")
 	only := ""
 	if n.name != "" {
 		name, only = name+"-"+n.name, " --resource-name="+n.name
 	}
 	return fmt.Sprintf("kubectl%s create %s %s --verb=%s --resource=%s%s && kubectl%s create %s %s %s%s %s",
 		at, kind, name, strings.Join(verbs, ","), res, only, at, binding, name, flag, name, x.subject())
+}
+
+// account is a name for what is made for the broker: two on one cluster do not
+// meet there.
+func (x *examination) account() string {
+	parts := strings.Split(x.who, ":")
+	if name := parts[len(parts)-1]; len(parts) == 4 && isAccount(name) {
+		return name
+	}
+	return "mayfly"
 }
 
 // subject is the broker as kubectl create rolebinding takes it.

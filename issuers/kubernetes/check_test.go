@@ -67,12 +67,12 @@ func TestCheckNamesEveryMissingRight(t *testing.T) {
 	f.secrets[kubernetes.SecretToken] = secret.New(token)
 	got := f.check()
 	for name, want := range map[string]issuers.Finding{
-		"configmaps in mayfly": {Detail: "missing: create, get, update", Fix: "kubectl -n mayfly create role mayfly-configmaps-create-get-update --verb=create,get,update --resource=configmaps && " +
-			"kubectl -n mayfly create rolebinding mayfly-configmaps-create-get-update --role=mayfly-configmaps-create-get-update --serviceaccount=mayfly:poor"},
-		"serviceaccounts/token deployer in shop": {Detail: "missing: create", Fix: "kubectl -n shop create role mayfly-serviceaccounts-token-create-deployer --verb=create --resource=serviceaccounts/token --resource-name=deployer && " +
-			"kubectl -n shop create rolebinding mayfly-serviceaccounts-token-create-deployer --role=mayfly-serviceaccounts-token-create-deployer --serviceaccount=mayfly:poor"},
-		"rolebindings in web": {Detail: "missing: create, get, list, delete", Fix: "kubectl -n web create role mayfly-rolebindings-create-get-list-delete --verb=create,get,list,delete " +
-			"--resource=rolebindings.rbac.authorization.k8s.io && kubectl -n web create rolebinding mayfly-rolebindings-create-get-list-delete --role=mayfly-rolebindings-create-get-list-delete --serviceaccount=mayfly:poor"},
+		"configmaps in mayfly": {Detail: "missing: create, get, update", Fix: "kubectl -n mayfly create role poor-configmaps-create-get-update --verb=create,get,update --resource=configmaps && " +
+			"kubectl -n mayfly create rolebinding poor-configmaps-create-get-update --role=poor-configmaps-create-get-update --serviceaccount=mayfly:poor"},
+		"serviceaccounts/token deployer in shop": {Detail: "missing: create", Fix: "kubectl -n shop create role poor-serviceaccounts-token-create-deployer --verb=create --resource=serviceaccounts/token --resource-name=deployer && " +
+			"kubectl -n shop create rolebinding poor-serviceaccounts-token-create-deployer --role=poor-serviceaccounts-token-create-deployer --serviceaccount=mayfly:poor"},
+		"rolebindings in web": {Detail: "missing: create, get, list, delete", Fix: "kubectl -n web create role poor-rolebindings-create-get-list-delete --verb=create,get,list,delete " +
+			"--resource=rolebindings.rbac.authorization.k8s.io && kubectl -n web create rolebinding poor-rolebindings-create-get-list-delete --role=poor-rolebindings-create-get-list-delete --serviceaccount=mayfly:poor"},
 	} {
 		x := got[name]
 		if x.OK || x.Warning || x.Detail != want.Detail || x.Fix != want.Fix {

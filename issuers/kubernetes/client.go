@@ -33,6 +33,7 @@ const (
 // request, so that one that hangs holds up no other. Safe for concurrent use.
 type client struct {
 	http   *http.Client
+	bare   *http.Client // without the broker's certificate, to speak as somebody else
 	server url.URL
 	login  login
 	closed atomic.Bool
@@ -67,9 +68,19 @@ func newClient(s spec, ca string, secrets map[string]secret.Text, connections in
 			return nil, fmt.Errorf("kubernetes: %w", err)
 		}
 	}
+	c := &client{server: s.server, login: l, http: connect(conf, connections)}
+	if c.bare = c.http; len(conf.Certificates) > 0 {
+		without := conf.Clone()
+		without.Certificates = nil
+		c.bare = connect(without, connections)
+	}
+	return c, nil
+}
+
+func connect(conf *tls.Config, connections int) *http.Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	return &client{server: s.server, login: l, http: &http.Client{
+	return &http.Client{
 		Transport: &http.Transport{
 			DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
 			TLSClientConfig:     conf,
@@ -79,7 +90,7 @@ func newClient(s spec, ca string, secrets map[string]secret.Text, connections in
 			Protocols:          protocols,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	}
 }
 
 func (l login) bearer() (string, error) {
@@ -101,6 +112,7 @@ func (l login) bearer() (string, error) {
 func (c *client) close() {
 	c.closed.Store(true)
 	c.http.CloseIdleConnections()
+	c.bare.CloseIdleConnections()
 }
 
 // call is one request.
@@ -144,7 +156,11 @@ func (c *client) once(ctx context.Context, x call, into any) error {
 	if err != nil {
 		return &failure{what: x, err: err}
 	}
-	answer, err := c.http.Do(req)
+	by := c.http
+	if !x.as.IsZero() {
+		by = c.bare
+	}
+	answer, err := by.Do(req)
 	if err != nil {
 		var u *url.Error
 		if errors.As(err, &u) {

@@ -195,6 +195,65 @@ func TestHazard9KubernetesOlderTermDoesNotReplace(t *testing.T) {
 	}
 }
 
+// Nor does the late withdrawal of an older generation, where both were minted.
+func TestHazard9KubernetesOlderWithdrawalDoesNotReach(t *testing.T) {
+	f := newFixture(t, shared)
+	is := f.open(1)
+	for name, form := range forms {
+		l := form()
+		older := f.mint(is, l)
+		next := issuertest.Regenerate(kubernetes.Kind{}, l)
+		c := f.mint(is, next)
+		wantKind(t, is.Withdraw(t.Context(), []issuers.Lease{l})[0].Err, issuers.Superseded)
+		if status := f.try(c, http.MethodGet, "/api/v1/namespaces/shop/configmaps/settings", nil); status != 200 {
+			t.Errorf("%s: the newer generation is answered %d", name, status)
+		}
+		if status := f.try(older, http.MethodGet, "/api/v1/namespaces/shop/configmaps/settings", nil); status != http.StatusUnauthorized {
+			t.Errorf("%s: the older generation is answered %d", name, status)
+		}
+		f.withdraw(is, next)
+	}
+}
+
+// What an older leader still has on its way names the uid that it has seen: a
+// request for a token, and a deletion, do nothing to the anchor of a newer
+// generation, which has the same name.
+func TestHazard9KubernetesLateRequestsMeetTheNewerAnchor(t *testing.T) {
+	const settings = "/api/v1/namespaces/shop/configmaps/settings"
+	for what, x := range map[string]struct {
+		method, suffix string
+		late           func(ctx context.Context, is issuers.Issuer, l issuers.Lease)
+	}{
+		"a request for a token": {http.MethodPost, "/token", func(ctx context.Context, is issuers.Issuer, l issuers.Lease) { _, _ = is.Mint(ctx, l) }},
+		"a deletion":            {http.MethodDelete, "", func(ctx context.Context, is issuers.Issuer, l issuers.Lease) { is.Withdraw(ctx, []issuers.Lease{l}) }},
+	} {
+		f := newFixture(t, shared)
+		l := lease(tokenFor("shop/deployer"))
+		if x.suffix == "" {
+			x.suffix = "/secrets/" + l.Name
+			f.mint(f.open(1), l)
+		}
+		slow, g := newGate(t, f, x.method, x.suffix)
+		old, successor := slow.open(1), f.open(2)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { x.late(ctx, old, l) })
+		g.waitHeld(t)
+		next := issuertest.Regenerate(kubernetes.Kind{}, l)
+		c := f.mint(successor, next)
+		cancel() // the older leader is dead; what it sent is not
+		g.release()
+		if status := g.answer(t); status != http.StatusConflict {
+			t.Errorf("hazard 9: %s that came late was answered %d", what, status)
+		}
+		wg.Wait()
+		if status := f.try(c, http.MethodGet, settings, nil); status != 200 {
+			t.Errorf("hazard 9: after %s that came late, the newer generation is answered %d", what, status)
+		}
+		f.withdraw(successor, next)
+	}
+}
+
 // Objects of our names without our mark are left alone, whoever made them; so are
 // those of another target on the same cluster.
 func TestHazard16KubernetesForeignObjectsAreLeftAlone(t *testing.T) {

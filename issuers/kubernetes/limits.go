@@ -30,8 +30,9 @@ const (
 	// cacheTime is how long an API server remembers that it accepted a token;
 	// TokenSuccessCacheTTL of kube-apiserver, which no flag changes.
 	cacheTime = 10 * time.Second
-	// defaultSettle adds the time that a watch may lag behind.
-	defaultSettle = cacheTime + 2*time.Second
+	// watchLag is how far an API server's own watches may follow behind.
+	watchLag      = 2 * time.Second
+	defaultSettle = cacheTime + watchLag
 	maxSettle     = 40 * time.Second // a withdrawal has a minute in all
 	// readyTime bounds the wait until the API servers have noticed new rights.
 	readyTime = 3 * time.Second

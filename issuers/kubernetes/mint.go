@@ -144,15 +144,11 @@ func (is *Issuer) namedRoles(ctx context.Context, p plan) (map[string][]rule, er
 }
 
 // create makes one object. What an older generation of the lease has left under
-// its name is replaced, but for the account itself, which holds nothing.
+// its name is replaced.
 func (is *Issuer) create(ctx context.Context, m *minting, x making) (metadata, error) {
 	what := "make " + x.ref.String()
 	x.obj.APIVersion, x.obj.Kind = x.ref.res.version(), x.ref.res.kind
 	x.obj.Metadata = is.marks.meta(x.ref, m.mark, m.lease.NotAfter)
-	if m.anchor.UID != "" && x.ref.namespace == m.plan.anchor(is.spec, m.lease.Name).namespace {
-		// the cluster itself collects what comes after its anchor has gone
-		x.obj.Metadata.OwnerReferences = []owner{{"v1", secrets.kind, m.anchor.Name, m.anchor.UID}}
-	}
 	for i := range attempts {
 		if !m.inTime() {
 			return metadata{}, tooLate()
@@ -179,9 +175,6 @@ func (is *Issuer) create(ctx context.Context, m *minting, x making) (metadata, e
 			return metadata{}, err
 		}
 		m.replaced, m.made = true, true
-		if x.ref.res == serviceAccounts && old.DeletionTimestamp == nil {
-			return old, nil
-		}
 		err = is.mint.remove(ctx, x.ref, old)
 		is.deleted.Store(int64(time.Since(is.opened)))
 		if err != nil && !isStatus(err, http.StatusNotFound) && !isStatus(err, http.StatusConflict) {
@@ -225,7 +218,7 @@ func (is *Issuer) orUndo(ctx context.Context, m *minting, err error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
-	if err := is.endLease(ctx, m.lease, m.plan.ending(is.spec, m.lease.Name)); err != nil && issuers.KindOf(err) != issuers.Foreign {
+	if _, err := is.endLease(ctx, m.lease, m.plan.ending(is.spec, m.lease.Name)); err != nil && issuers.KindOf(err) != issuers.Foreign {
 		e.Kind = issuers.Unknown
 	}
 	return &e

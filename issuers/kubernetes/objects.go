@@ -70,14 +70,6 @@ type metadata struct {
 	CreationTimestamp *time.Time        `json:"creationTimestamp,omitempty"`
 	DeletionTimestamp *time.Time        `json:"deletionTimestamp,omitempty"`
 	Finalizers        []string          `json:"finalizers,omitempty"`
-	OwnerReferences   []owner           `json:"ownerReferences,omitempty"`
-}
-
-type owner struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-	Name       string `json:"name"`
-	UID        string `json:"uid"`
 }
 
 // object is any object that is made; only the members of its kind are set.

@@ -11,7 +11,7 @@ import (
 const (
 	probeAge    = 5 * time.Minute // of leftovers that are cleared away
 	maxProbed   = 16              // service accounts that are tried
-	probePasses = 45 // of a third of a second: longer than a token is remembered
+	probePasses = 45              // of a third of a second: longer than a token is remembered
 )
 
 // revocation tries on the real thing that a token ends with its anchor: an account

@@ -18,27 +18,33 @@ import (
 // API servers remember a token that they have accepted before.
 func (is *Issuer) Withdraw(ctx context.Context, leases []issuers.Lease) []issuers.Outcome {
 	outcomes := make([]issuers.Outcome, len(leases))
-	plans, refs := make([]plan, len(leases)), make([][]ref, len(leases))
+	plans, refs, proven := make([]plan, len(leases)), make([][]ref, len(leases)), make([]int, len(leases))
 	var group errgroup.Group
 	group.SetLimit(endConnections - 1) // one stays free for upkeep
 	for i, l := range leases {
 		group.Go(func() error {
 			plans[i], refs[i], outcomes[i].Err = is.refs(ctx, l)
 			if outcomes[i].Err == nil {
-				outcomes[i].Err = is.endLease(ctx, l, refs[i])
+				proven[i], outcomes[i].Err = is.endLease(ctx, l, refs[i])
 			}
 			return nil
 		})
 	}
 	_ = group.Wait() // the outcomes hold the errors
-	waited := is.settle(ctx)
+	var wait time.Duration
+	for i := range leases {
+		if outcomes[i].Err == nil {
+			wait = max(wait, is.settles(plans[i]))
+		}
+	}
+	waited := is.settle(ctx, wait)
 	for i, l := range leases {
 		switch {
 		case outcomes[i].Err != nil:
 		case !waited:
 			outcomes[i].Err = &issuers.Error{Kind: issuers.Unknown, Detail: "the objects of " + l.Name + " are gone, but an API server may still remember its token"}
 		default:
-			outcomes[i].Receipt = is.receipt(l, plans[i], refs[i])
+			outcomes[i].Receipt = is.receipt(l, plans[i], refs[i][len(refs[i])-1], proven[i])
 		}
 	}
 	return outcomes
@@ -67,14 +73,24 @@ func (is *Issuer) refs(ctx context.Context, l issuers.Lease) (plan, []ref, error
 	return p, append(out, ref{secrets, is.spec.Namespace, l.Name}), nil
 }
 
+// settles is how long after its deletion a lease may still be good for something.
+// An account that was made for the lease has no rights from the moment on that its
+// bindings are gone, whoever remembers its token.
+func (is *Issuer) settles(p plan) time.Duration {
+	if p.account == "" {
+		return min(is.spec.settle, watchLag)
+	}
+	return is.spec.settle
+}
+
 // settle waits until what this issuer has deleted so far is long enough ago; also
 // what the leader before may have deleted, just before this issuer was opened.
-func (is *Issuer) settle(ctx context.Context) bool {
-	left := is.spec.settle - time.Since(is.opened.Add(time.Duration(is.deleted.Load())))
+func (is *Issuer) settle(ctx context.Context, wait time.Duration) bool {
+	left := wait - time.Since(is.opened.Add(time.Duration(is.deleted.Load())))
 	if left <= 0 {
 		return true
 	}
-	t := time.NewTimer(min(left, is.spec.settle))
+	t := time.NewTimer(left)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -84,15 +100,18 @@ func (is *Issuer) settle(ctx context.Context) bool {
 	}
 }
 
-func (is *Issuer) receipt(l issuers.Lease, p plan, refs []ref) issuers.Receipt {
-	r := issuers.Receipt{Proof: issuers.ProofAbsent, Detail: fmt.Sprintf("the API server answers NotFound for %s", refs[len(refs)-1])}
-	if n := len(refs) - 1; n > 0 {
-		r.Detail += fmt.Sprintf(" and the lease's %d other objects", n)
+func (is *Issuer) receipt(l issuers.Lease, p plan, anchor ref, proven int) issuers.Receipt {
+	r := issuers.Receipt{Proof: issuers.ProofAbsent, Detail: fmt.Sprintf("the API server answers NotFound for %s", anchor)}
+	if proven > 1 {
+		r.Detail += fmt.Sprintf(" and the lease's other objects, %d", proven-1)
 	}
-	if is.spec.settle >= cacheTime {
-		r.Detail += fmt.Sprintf("; since then at least %s have passed, and an accepted token is remembered for %s", is.spec.settle, cacheTime)
-	} else {
-		r.Detail += fmt.Sprintf("; an API server that has accepted the token may accept it for %s more", cacheTime-is.spec.settle)
+	wait := is.settles(p)
+	r.Detail += fmt.Sprintf("; at least %s have passed since their deletion", wait)
+	if left := cacheTime - wait; left > 0 {
+		r.Detail += fmt.Sprintf(", and an API server that remembers the token may accept it for %s more", left)
+		if p.account == "" {
+			r.Detail += ", without rights"
+		}
 	}
 	if len(p.audiences) > 0 && time.Now().Before(l.NotAfter) {
 		r.Proof = issuers.ProofExpiresOnly
@@ -101,13 +120,26 @@ func (is *Issuer) receipt(l issuers.Lease, p plan, refs []ref) issuers.Receipt {
 	return r
 }
 
-// endLease deletes a lease's objects until the API server has none of them. One
-// that cannot be deleted does not save the others.
-func (is *Issuer) endLease(ctx context.Context, l issuers.Lease, refs []ref) error {
+// endLease deletes a lease's objects until the API server has none of them, and
+// says for how many that is proven. One that cannot be deleted does not save the
+// others. The anchor is the last of refs.
+func (is *Issuer) endLease(ctx context.Context, l issuers.Lease, refs []ref) (proven int, err error) {
+	anchored := true
+	if len(refs) > 1 {
+		if _, anchored, err = is.end.look(ctx, refs[len(refs)-1]); err != nil {
+			return 0, lookError("withdraw "+l.Name, err)
+		}
+	}
 	var worst *issuers.Error
 	for _, at := range refs {
 		e := is.endObject(ctx, l, at)
-		if e == nil {
+		switch {
+		case e == nil:
+			proven++
+			continue
+		case !anchored && isStatus(e, http.StatusForbidden) && !is.spec.reaches(at):
+			// A place that the target does not give rights in, and may not look into.
+			// Without an anchor there is nothing there: it is made first and goes last.
 			continue
 		}
 		if worst == nil || worst.Kind == issuers.Foreign || e.Kind == issuers.Poison {
@@ -118,9 +150,16 @@ func (is *Issuer) endLease(ctx context.Context, l issuers.Lease, refs []ref) err
 		}
 	}
 	if worst == nil {
-		return nil
+		return proven, nil
 	}
-	return worst
+	return proven, worst
+}
+
+// reaches says whether the spec lets leases have such an object.
+func (s spec) reaches(at ref) bool {
+	return slices.ContainsFunc(s.collections(), func(c collection) bool {
+		return c.res == at.res && (c.namespace == at.namespace || s.wholeCluster() && c.namespace == "")
+	})
 }
 
 func (is *Issuer) endObject(ctx context.Context, l issuers.Lease, at ref) *issuers.Error {

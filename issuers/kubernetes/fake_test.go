@@ -106,6 +106,28 @@ func TestThrottledCallsAreSentAgain(t *testing.T) {
 	wantKind(t, err, issuers.Unreachable)
 }
 
+// By the target's own clock the deadline has passed: no token is asked for.
+func TestHazard8KubernetesTargetsClockCounts(t *testing.T) {
+	var tokens atomic.Int32
+	is := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/token"):
+			tokens.Add(1)
+			refuse(w, 500, "InternalError", "no")
+		case r.Method == http.MethodPost:
+			w.WriteHeader(http.StatusCreated)
+			_ = json.NewEncoder(w).Encode(map[string]any{"metadata": map[string]any{"uid": "1", "creationTimestamp": time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}})
+		default:
+			refuse(w, 404, "NotFound", "not found")
+		}
+	})
+	_, err := is.Mint(t.Context(), lease(tokenFor("shop/deployer")))
+	wantKind(t, err, issuers.TooLate)
+	if tokens.Load() > 0 {
+		t.Error("hazard 8: a token was asked for after the deadline of the target's clock")
+	}
+}
+
 // A list that expires while it is read begins again; one without end is refused.
 func TestListsThatDoNotEnd(t *testing.T) {
 	var pages atomic.Int32

@@ -30,6 +30,7 @@ type gate struct {
 	accepts   atomic.Bool   // answers who a token is of, whatever the server says
 	mu        sync.Mutex
 	seen      []string // all requests, in order
+	bearers   []string // and what they brought
 }
 
 func newGate(t testing.TB, f *fixture, method, suffix string) (*fixture, *gate) {
@@ -68,6 +69,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	g.mu.Lock()
 	g.seen = append(g.seen, r.Method+" "+r.URL.Path)
+	g.bearers = append(g.bearers, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 	hold := g.suffix != "" && r.Method == g.method && strings.HasSuffix(r.URL.Path, g.suffix)
 	select {
 	case <-g.held:

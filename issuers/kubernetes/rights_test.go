@@ -224,6 +224,29 @@ func TestLaw2KubernetesInterruptedWithdrawalIsWaitedForAgain(t *testing.T) {
 	}
 }
 
+// What is tried before a lease is given out is a second token: its own would be
+// remembered past its end, though nobody had used it.
+func TestLaw2KubernetesTokenIsNotUsedBeforeItIsGivenOut(t *testing.T) {
+	f, g := newGate(t, newFixture(t, shared), "", "")
+	is := f.open(1)
+	l := lease(rules("get", "configmaps", "shop/*"))
+	c := f.mint(is, l)
+	own := f.secrets[kubernetes.SecretToken].Reveal()
+	tried := 0
+	for i, b := range g.bearers {
+		switch {
+		case b == c.Secret["token"].Reveal():
+			t.Errorf("law 2: the lease's token was used: %s", g.seen[i])
+		case b != own:
+			tried++
+		}
+	}
+	if tried == 0 || g.requests(http.MethodPost, "/token") != 2 {
+		t.Errorf("%d requests with another token, %d tokens: that the rights are noticed was not tried", tried, g.requests(http.MethodPost, "/token"))
+	}
+	f.withdraw(is, l)
+}
+
 func TestCredentialForms(t *testing.T) {
 	f := newFixture(t, shared)
 	is := f.open(1)

@@ -58,13 +58,14 @@ Examples:
   mayfly target add redis cache.internal --name cache --username mayfly --tls-ca-file ca.pem
   mayfly target add rabbitmq rabbit.internal --name bus --username mayfly --set vhost=orders --password-file pw
   mayfly target add nats nats.internal --name bus --set subjects='["orders.*"]' --password-file account-signing.nk
+  mayfly target add kubernetes https://10.0.0.1:6443 --name prod --set namespaces='["shop"]' --tls-ca-file ca.pem --password-file token
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
-			&cli.StringFlag{Name: "password-file", Usage: "its password; - reads it from stdin, without the flag it is asked for (`F|-`)"},
+			&cli.StringFlag{Name: "password-file", Usage: "its password or token; - reads it from stdin, without the flag it is asked for (`F|-`)"},
 			&cli.StringFlag{Name: "database", Usage: "the database (`D`)"},
 			&cli.StringFlag{Name: "tls-mode", Usage: "`verify-full|verify-ca|disable`; verify-full unless the address is this machine"},
 			&cli.StringFlag{Name: "tls-ca-file", Usage: "the CA of the target's certificate in PEM (`F`)"},
@@ -205,6 +206,8 @@ func tryOut(kind string, role wire.Object) string {
 		return "mayfly exec " + role.Name + ` -- sh -c 'redis-cli -h "$REDIS_HOST" -p "$REDIS_PORT" --user "$REDIS_USERNAME"'`
 	case "ssh": // a key of one's own never travels
 		return request + " --public-key ~/.ssh/id_ed25519.pub"
+	case "kubernetes": // its client takes a file
+		return "mayfly exec " + role.Name + " --files kube -- kubectl --kubeconfig kube/kubeconfig get pods"
 	case "aws":
 		return "mayfly exec " + role.Name + " -- aws sts get-caller-identity"
 	case "mysql": // its clients take user and database as arguments alone
@@ -276,8 +279,9 @@ var defaultDatabases = map[string]string{"postgres": "postgres"}
 
 // drafters are kinds whose place is more than an address.
 var drafters = map[string]func(s *shell, c *cli.Context, d *draft, address string) error{
-	"aws":  (*shell).draftAWS,
-	"nats": (*shell).draftNATS,
+	"aws":        (*shell).draftAWS,
+	"kubernetes": (*shell).draftKubernetes,
+	"nats":       (*shell).draftNATS,
 }
 
 // draftPlace says where the target is and how it is entered.
@@ -303,6 +307,8 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		kind = "postgres"
 	case "mariadb":
 		kind = "mysql"
+	case "k8s":
+		kind = "kubernetes"
 	}
 	d := draft{spec: map[string]any{"type": kind}}
 	if err := s.draftPlace(c, &d, kind, address); err != nil {

@@ -4,6 +4,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/aws"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
+	"github.com/mayfly-broker/mayfly/issuers/kubernetes"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/nats"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
@@ -26,5 +27,6 @@ func targetKinds() []issuers.Kind {
 		aws.Kind{},
 		rabbitmq.Kind{},
 		nats.Kind{},
+		kubernetes.Kind{},
 	}
 }

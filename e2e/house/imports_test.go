@@ -40,7 +40,8 @@ var may = map[string]struct {
 	"issuers/nats/natstest":   {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
-	"issuers/rabbitmq/rabbitmqtest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/rabbitmq/rabbitmqtest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/kubernetes/kubernetestest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},
@@ -172,9 +173,9 @@ var owns = map[string][]string{
 	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "scripts/tally"},
 	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
 	"github.com/aws/aws-sdk-go-v2":         {"issuers/aws", "issuers/aws/awstest"},
-	"github.com/aws/smithy-go":             {"issuers/aws"}, // the SDK's errors
-	"reflect":                              {"broker/api"},  // for the OpenAPI document alone
-	"github.com/rabbitmq/amqp091-go":       {},              // plays a lease's client, in tests; the issuer itself speaks HTTP
+	"github.com/aws/smithy-go":             {"issuers/aws"},                           // the SDK's errors
+	"reflect":                              {"broker/api"},                            // for the OpenAPI document alone
+	"github.com/rabbitmq/amqp091-go":       {},                                        // plays a lease's client, in tests; the issuer itself speaks HTTP
 	"github.com/nats-io/jwt/v2":            {"issuers/nats", "issuers/nats/natstest"}, // the claims as NATS's own tools write them
 	"github.com/nats-io/nkeys":             {"issuers/nats", "issuers/nats/natstest"},
 	"github.com/nats-io/nats.go":           {"issuers/nats/natstest"}, // tests log in as other people's clients do

@@ -111,6 +111,7 @@ var decoders = map[string][]string{
 	"issuers/aws":         {"FuzzCompile", "FuzzAnswer"},
 	"issuers/rabbitmq":    {"FuzzCompile"},
 	"issuers/nats":        {"FuzzCompile", "FuzzServer", "FuzzAccount"},
+	"issuers/kubernetes":  {"FuzzCompile", "FuzzMark"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

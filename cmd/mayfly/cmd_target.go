@@ -55,6 +55,7 @@ Examples:
   mayfly target add postgres postgres://mayfly@db.internal/orders --name orders --tls-ca-file ca.pem
   mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
+  mayfly target add vault https://vault.internal:8200 --name legacy --username ROLE_ID --password-file secret-id --set paths='["database/creds/app"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
@@ -288,6 +289,9 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 			parsed = v
 		}
 		d.spec[k] = parsed
+	}
+	if kind == "vault" {
+		return d, s.draftVault(c, &d, address)
 	}
 	return d, nil
 }

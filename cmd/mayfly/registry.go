@@ -7,6 +7,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/redis"
 	"github.com/mayfly-broker/mayfly/issuers/ssh"
+	"github.com/mayfly-broker/mayfly/issuers/vault"
 	"github.com/mayfly-broker/mayfly/issuers/x509"
 )
 
@@ -20,5 +21,6 @@ func targetKinds() []issuers.Kind {
 		x509.Kind{},
 		ssh.Kind{},
 		redis.Kind{},
+		vault.Kind{},
 	}
 }

@@ -36,6 +36,7 @@ var may = map[string]struct {
 	"issuers/ssh/sshdtest":    {why: "starts servers for every room's tests"},
 	"issuers/mysql/mysqltest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/vault/vaulttest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
@@ -166,6 +167,7 @@ var owns = map[string][]string{
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
 	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "issuers/mysql/mysqltest", "issuers/postgres/pgtest", "issuers/redis/redistest", "issuers/ssh/sshdtest", "scripts/tally"},
 	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
+	"github.com/hashicorp/vault":           {"issuers/vault"},
 	"reflect":                              {"broker/api"}, // for the OpenAPI document alone
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2

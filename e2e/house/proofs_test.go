@@ -108,6 +108,7 @@ var decoders = map[string][]string{
 	"issuers/ssh":         {"FuzzKRL", "FuzzSpecAndScope", "FuzzHolderKey", "FuzzCA"},
 	"issuers/mysql":       {"FuzzCompile", "FuzzVersion"},
 	"issuers/redis":       {"FuzzCompile", "FuzzClusterNodes"},
+	"issuers/vault":       {"FuzzCompile", "FuzzRecord"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

@@ -57,6 +57,7 @@ func (r right) hcl(path string) string {
 // nothing else shows that a lease could.
 func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 	c := &examination{is: is}
+	ctx = upkeep(ctx)
 	serving, err := c.health(ctx)
 	if err != nil {
 		return nil, err

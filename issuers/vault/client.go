@@ -27,7 +27,8 @@ const (
 	dialTimeout  = 5 * time.Second
 	callTimeout  = 15 * time.Second // of what Vault answers by itself
 	slowTimeout  = 45 * time.Second // of what Vault does on a system behind it
-	idleTimeout  = time.Minute
+	idleTimeout  = 30 * time.Second
+	upkeepConns  = 2 * endLanes // to each server, beside those for mints (HAZARDS 17)
 	maxCAFile    = 256 << 10
 	maxLoginFile = 64 << 10
 )
@@ -36,7 +37,8 @@ const (
 type fleet struct {
 	hosts   []*api.Logical
 	first   atomic.Int32 // the host that answered last
-	pool    *http.Transport
+	mints   *http.Transport
+	upkeep  *http.Transport // withdrawals and all else: mints that wait on Vault take none of it
 	closed  atomic.Bool
 	secrets string // namespace of what leases read; tokens are the root namespace's
 }
@@ -46,25 +48,24 @@ type fleet struct {
 type request struct {
 	token     secret.Text
 	namespace string
+	upkeep    bool
 	sent      atomic.Bool
 }
 
-type requestKey struct{}
+type (
+	requestKey struct{}
+	laneKey    struct{}
+)
+
+// upkeep has a context's calls take the connections that mints never take.
+func upkeep(ctx context.Context) context.Context { return context.WithValue(ctx, laneKey{}, true) }
 
 func newFleet(sp spec, secrets map[string]secret.Text) (*fleet, error) {
 	config, err := tlsConfig(sp, secrets[SecretClientKey])
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{secrets: sp.Namespace, pool: &http.Transport{
-		Proxy:               nil, // the environment's proxy would see where secrets come from
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig:     config,
-		TLSHandshakeTimeout: dialTimeout,
-		MaxConnsPerHost:     sp.MaxConns,
-		MaxIdleConnsPerHost: sp.MaxConns,
-		IdleConnTimeout:     idleTimeout,
-	}}
+	f := &fleet{secrets: sp.Namespace, mints: pool(config, sp.MaxConns), upkeep: pool(config.Clone(), upkeepConns)}
 	for _, seed := range sp.seeds {
 		c, err := f.client(seed)
 		if err != nil {
@@ -73,6 +74,18 @@ func newFleet(sp spec, secrets map[string]secret.Text) (*fleet, error) {
 		f.hosts = append(f.hosts, c.Logical())
 	}
 	return f, nil
+}
+
+func pool(config *tls.Config, conns int) *http.Transport {
+	return &http.Transport{
+		Proxy:               nil, // the environment's proxy would see where secrets come from
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:     config,
+		TLSHandshakeTimeout: dialTimeout,
+		MaxConnsPerHost:     conns,
+		MaxIdleConnsPerHost: conns,
+		IdleConnTimeout:     idleTimeout,
+	}
 }
 
 // client makes the library's client of one server, and takes back whatever the
@@ -164,7 +177,11 @@ func (f *fleet) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = io.NopCloser(noBody{}) // or the transport would read a secret a second time by itself
 	}
 	r.GetBody = nil
-	resp, err := f.pool.RoundTrip(r)
+	lane := f.mints
+	if own.upkeep {
+		lane = f.upkeep
+	}
+	resp, err := lane.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +251,7 @@ func (f *fleet) call(ctx context.Context, o op) (*api.Secret, error) {
 
 func (f *fleet) ask(ctx context.Context, host *api.Logical, o op) (s *api.Secret, failed *failure) {
 	own := &request{token: o.token, namespace: o.namespace}
+	own.upkeep, _ = ctx.Value(laneKey{}).(bool)
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, requestKey{}, own), o.timeout)
 	defer cancel()
 	var err error
@@ -253,5 +271,6 @@ func (f *fleet) ask(ctx context.Context, host *api.Logical, o op) (s *api.Secret
 
 func (f *fleet) close() {
 	f.closed.Store(true)
-	f.pool.CloseIdleConnections()
+	f.mints.CloseIdleConnections()
+	f.upkeep.CloseIdleConnections()
 }

@@ -27,6 +27,9 @@ func credential(m *mint) (issuers.Credential, error) {
 		if a.lease != "" {
 			c.Public[a.item.field+"vault_lease"] = a.lease
 		}
+	}
+	c.Public["vault_path"] = strings.Join(paths, ",")
+	for _, a := range m.got {
 		data := unwrapVersioned(a.data)
 		for _, name := range slices.Sorted(maps.Keys(data)) {
 			if data[name] == nil {
@@ -37,6 +40,10 @@ func credential(m *mint) (issuers.Credential, error) {
 				return issuers.Credential{}, &issuers.Error{Kind: issuers.Unknown, Detail: "a field of " + a.item.path + " cannot be handed over", Err: err}
 			}
 			field := a.item.field + fieldName(name)
+			_, public := c.Public[field]
+			if _, hidden := c.Secret[field]; public || hidden {
+				return issuers.Credential{}, badScope(nil, "two fields of %s would both be called %s", a.item.path, field)
+			}
 			if slices.Contains(publicFields, name) && !strings.Contains(a.item.path, "/data/") {
 				c.Public[field] = text
 			} else {
@@ -45,7 +52,6 @@ func credential(m *mint) (issuers.Credential, error) {
 			c.Env["SECRET_"+strings.ToUpper(field)] = field
 		}
 	}
-	c.Public["vault_path"] = strings.Join(paths, ",")
 	if len(c.Secret) == 0 {
 		return issuers.Credential{}, badScope(nil, "what stands at %s holds no secret field", strings.Join(paths, ", "))
 	}

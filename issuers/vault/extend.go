@@ -14,6 +14,7 @@ func (is *Issuer) Extend(ctx context.Context, lease issuers.Lease) error {
 	if err := checkLease(lease); err != nil {
 		return err
 	}
+	ctx = upkeep(ctx)
 	release, err := is.minting.take(ctx, lease.ID)
 	if err != nil {
 		return &issuers.Error{Kind: issuers.Unreachable, Detail: "wait for a mint of the lease", Err: err}
@@ -38,12 +39,16 @@ func (is *Issuer) Extend(ctx context.Context, lease issuers.Lease) error {
 	if !finished {
 		return &issuers.Error{Kind: issuers.Gone, Detail: "the lease's mint never came to its end"}
 	}
+	enough := time.Now().Add(now.left + slack).After(lease.NotAfter)
+	if _, issued := unleased(lease.Scope); issued && !enough {
+		return badScope(nil, "what was issued ends by the ttl that it was issued with; request it anew")
+	}
 	for _, u := range upstream {
 		if err := is.extendUpstream(ctx, u, lease.NotAfter); err != nil {
 			return err
 		}
 	}
-	if time.Now().Add(now.left + slack).After(lease.NotAfter) {
+	if enough {
 		return nil
 	}
 	return is.prolong(ctx, id, time.Until(lease.NotAfter))

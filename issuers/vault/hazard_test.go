@@ -192,6 +192,31 @@ func TestHazard9VaultOlderMintThatEndsLastIsUndone(t *testing.T) {
 	}
 }
 
+// Mints that wait on a slow system behind Vault hold up no withdrawal.
+func TestHazard17VaultSlowMintsHoldUpNoWithdrawal(t *testing.T) {
+	f := newFixture(t, shared)
+	f.spec["max_connections"] = 1
+	is := f.open(1)
+	l := lease(allow("read", "database/creds/app"))
+	f.mint(is, l)
+	done := make(chan issuers.Lease, 3)
+	for range cap(done) {
+		go func() {
+			slow := lease(allow("read", "database/creds/slow"))
+			_, _ = is.Mint(t.Context(), slow)
+			done <- slow
+		}()
+	}
+	eventually(t, "a slow mint is under way", func() bool { return f.sleeping() })
+	f.withdraw(is, l)
+	if len(done) == cap(done) {
+		t.Error("the withdrawal waited for the mints")
+	}
+	for range cap(done) {
+		f.withdraw(is, <-done)
+	}
+}
+
 // A token under the lease's own id that does not bear the mark is nobody's to end.
 func TestHazard16VaultForeignTokenIsLeftAlone(t *testing.T) {
 	f := newFixture(t, shared)
@@ -270,6 +295,12 @@ func TestHazard18VaultWhatCannotBeRevokedSaysSo(t *testing.T) {
 	}
 	l := lease(allow("issue", "pki/issue/web?common_name=a.example"))
 	c := f.mint(is, l)
+	later := l
+	later.NotAfter = l.NotAfter.Add(time.Hour)
+	wantKind(t, is.Extend(t.Context(), later), issuers.BadScope) // the certificate's end does not move
+	if err := is.Extend(t.Context(), l); err != nil {
+		t.Error(err)
+	}
 	var expires int64
 	if err := json.Unmarshal([]byte(c.Public["expiration"]), &expires); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ const (
 // are no credentials.
 func (is *Issuer) List(ctx context.Context) ([]issuers.Found, error) {
 	const what = "list Vault's tokens"
+	ctx = upkeep(ctx)
 	s, err := is.call(ctx, op{method: "LIST", path: "auth/token/accessors", timeout: slowTimeout})
 	if err != nil {
 		return nil, lookError(what, err)

@@ -22,7 +22,6 @@ type login struct {
 
 	turn    chan struct{} // of whoever renews
 	token   secret.Text
-	since   time.Time // when it was had or renewed
 	renewAt time.Time // zero: never
 	ends    time.Time // zero: never
 }
@@ -34,6 +33,7 @@ func newLogin(sp spec, secrets map[string]secret.Text, f *fleet) *login {
 // get returns a token that Vault accepted not long ago. refusedToken, where it is
 // the present one, is not returned again if another can be had.
 func (l *login) get(ctx context.Context, refusedToken secret.Text) (secret.Text, error) {
+	ctx = upkeep(ctx)
 	select {
 	case l.turn <- struct{}{}:
 		defer func() { <-l.turn }()
@@ -106,7 +106,7 @@ func (l *login) renewSelf(ctx context.Context) error {
 
 func (l *login) keep(token secret.Text, ttl time.Duration) {
 	now := time.Now()
-	l.token, l.since, l.renewAt, l.ends = token, now, time.Time{}, time.Time{}
+	l.token, l.renewAt, l.ends = token, time.Time{}, time.Time{}
 	if ttl > 0 {
 		l.renewAt, l.ends = now.Add(ttl/2), now.Add(ttl)
 	}
@@ -158,7 +158,8 @@ func (l *login) close() {
 }
 
 // call asks Vault as the broker itself. A login that has ended meanwhile is
-// repeated once: whatever Vault refused with 403 it did not do.
+// repeated once: whatever Vault refused with 403 it did not do. A login that still
+// looks at itself lacks a right, and another one would too.
 func (is *Issuer) call(ctx context.Context, o op) (*api.Secret, error) {
 	token, err := is.own.get(ctx, secret.Text{})
 	if err != nil {
@@ -167,6 +168,9 @@ func (is *Issuer) call(ctx context.Context, o op) (*api.Secret, error) {
 	o.token = token
 	s, err := is.fleet.call(ctx, o)
 	if statusOf(err) != http.StatusForbidden || is.spec.Auth.Method == authToken {
+		return s, err
+	}
+	if _, serr := is.fleet.call(upkeep(ctx), op{method: http.MethodGet, path: "auth/token/lookup-self", token: token}); serr == nil {
 		return s, err
 	}
 	fresh, lerr := is.own.get(ctx, token)

@@ -261,7 +261,7 @@ func (is *Issuer) lastUntil(ctx context.Context, a answer, seconds int64, renewa
 	if renewable {
 		s, err := is.call(ctx, op{method: http.MethodPut, path: "sys/leases/renew/" + a.lease, namespace: is.fleet.secrets, timeout: slowTimeout,
 			body: map[string]any{"increment": int64(time.Until(end)/time.Second) + 1}})
-		if err != nil {
+		if err != nil && statusOf(err) != http.StatusBadRequest { // 400: it cannot be renewed
 			return changeError("prolong "+a.item.path, err)
 		}
 		if s != nil {
@@ -303,7 +303,7 @@ func (is *Issuer) undo(ctx context.Context, m *mint, failed error) error {
 	if !m.made && len(m.got) == 0 {
 		return &e
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	ctx, cancel := context.WithTimeout(upkeep(context.WithoutCancel(ctx)), undoTimeout)
 	defer cancel()
 	if err := is.undone(ctx, m); err != nil {
 		is.log.Warn("a failed mint is not undone; the broker withdraws it", "lease", m.lease.Name, "error", err)

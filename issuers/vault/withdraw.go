@@ -36,6 +36,7 @@ func checkLeaseID(id string) error {
 // by name, so that Vault says itself whether the system behind it has let go; the
 // token, which remembers the names, goes last.
 func (is *Issuer) Withdraw(ctx context.Context, leases []issuers.Lease) []issuers.Outcome {
+	ctx = upkeep(ctx)
 	out := make([]issuers.Outcome, len(leases))
 	var group errgroup.Group
 	group.SetLimit(endLanes)

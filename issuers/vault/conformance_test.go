@@ -133,7 +133,7 @@ func TestTokenTellsWhoseItIs(t *testing.T) {
 	if fmt.Sprint(data["policies"]) != "[mayfly-leases]" || data["orphan"] != true {
 		t.Errorf("the token has %v, orphan: %v", data["policies"], data["orphan"])
 	}
-	if r := f.withdraw(is, l); r.Proof != issuers.ProofAbsent || !strings.Contains(r.Detail, "1 leases of Vault's revoked") {
+	if r := f.withdraw(is, l); r.Proof != issuers.ProofAbsent || !strings.Contains(r.Detail, "leases revoked: 1") {
 		t.Errorf("%+v", r)
 	}
 }

@@ -271,7 +271,7 @@ func (is *Issuer) lastUntil(ctx context.Context, a answer, seconds int64, renewa
 			return nil
 		}
 	}
-	return badScope(nil, "what Vault gives at %s lives %s longer at most, and the lease asks for %s; ask for a shorter ttl", a.item.path, have, time.Until(end).Round(time.Second))
+	return badScope(nil, "what Vault gives at %s lives %s from now at most, and the lease asks for %s; ask for a shorter ttl", a.item.path, have, time.Until(end).Round(time.Second))
 }
 
 // finish notes down what was read, prolongs the token to the lease's end, and looks

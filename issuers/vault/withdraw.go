@@ -106,7 +106,7 @@ func (is *Issuer) end(ctx context.Context, l issuers.Lease, id secret.Text, now 
 	if err := is.absent(ctx, id); err != nil {
 		return "", err
 	}
-	detail = fmt.Sprintf("%d leases of Vault's revoked, sys/leases/lookup knows none of them, auth/token/lookup knows no token of the lease", len(upstream))
+	detail = fmt.Sprintf("Vault's own leases revoked: %d; sys/leases/lookup knows none of them, auth/token/lookup no token of the lease", len(upstream))
 	if !finished {
 		detail += "; its mint had not come to its end, and what it read Vault revokes with the token"
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -89,6 +90,69 @@ func TestVaultIsSealedHangsDiesAndComesBack(t *testing.T) {
 	next := lease(allow("read", "database/creds/app"))
 	f.mint(is, next)
 	f.withdraw(is, next)
+}
+
+// The seal closes while a mint reads: nothing is handed over, and nothing is left.
+func TestVaultIsSealedWhileAMintReads(t *testing.T) {
+	s := vaulttest.Start(t)
+	if err := furnish(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, s)
+	is := f.open(1)
+	l := lease(allow("read", "database/creds/slow"))
+	failed := make(chan error, 1)
+	go func() { _, err := is.Mint(t.Context(), l); failed <- err }()
+	eventually(t, "the mint reads", func() bool { return f.sleeping() })
+	if err := s.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, <-failed, issuers.Unknown)
+	if err := s.Unseal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the withdrawal is done", func() bool { return is.Withdraw(t.Context(), []issuers.Lease{l})[0].Err == nil })
+	eventually(t, "nothing is left", func() bool { return f.gone(t.Context(), l) == nil })
+}
+
+// A read makes a secret: one whose connection broke is not sent a second time by
+// the transport, as a GET usually is.
+func TestVaultReadIsNeverRepeated(t *testing.T) {
+	const own = "a token of the broker's"
+	var reads atomic.Int32
+	var id, meta atomic.Value
+	answer := func(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			ID, Token string
+			Meta      map[string]string
+		}
+		_ = json.NewDecoder(r.Body).Decode(&body)
+		switch path := strings.TrimPrefix(r.URL.Path, "/v1/"); {
+		case strings.HasPrefix(path, "auth/token/create/"):
+			id.Store(body.ID)
+			meta.Store(body.Meta)
+			answer(w, map[string]any{"auth": map[string]any{"client_token": body.ID, "orphan": true, "lease_duration": 30}})
+		case path == "auth/token/lookup-self" || body.Token == own || path == "auth/token/lookup" && body.Token == id.Load():
+			answer(w, map[string]any{"data": map[string]any{"ttl": 0, "orphan": true, "meta": meta.Load()}})
+		case path == "database/creds/app":
+			reads.Add(1)
+			if c, _, err := w.(http.Hijacker).Hijack(); err == nil {
+				_ = c.Close()
+			}
+		default:
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}))
+	defer server.Close()
+	f := &fixture{t: t, spec: map[string]any{"address": server.URL}, log: slog.New(slog.DiscardHandler), secrets: map[string]secret.Text{
+		vault.SecretToken: secret.New(own), vault.SecretMark: secret.New(strings.Repeat("k", 64)),
+	}}
+	_, err := f.open(1).Mint(t.Context(), lease(allow("read", "database/creds/app")))
+	wantKind(t, err, issuers.Unknown)
+	if n := reads.Load(); n != 1 {
+		t.Errorf("the secret was asked for %d times", n)
+	}
 }
 
 // Vault is there and the system behind it is not: the lease stays overdue.

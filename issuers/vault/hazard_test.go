@@ -130,6 +130,31 @@ func TestHazard8VaultLateReadEndsWithTheTombstone(t *testing.T) {
 	}
 }
 
+// While a mint is under way its token ends with the mint's own deadline.
+func TestHazard8VaultTokenOfAMintEndsWithItsDeadline(t *testing.T) {
+	f := newFixture(t, shared)
+	is := f.open(1)
+	l := lease(allow("read", "database/creds/slow"))
+	l.MintDeadline = time.Now().Add(15 * time.Second)
+	failed := make(chan error, 1)
+	go func() { _, err := is.Mint(t.Context(), l); failed <- err }()
+	eventually(t, "the mint reads", func() bool { return f.sleeping() })
+	data, err := f.token(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ttl, _ := data["ttl"].(float64); ttl < 1 || ttl > 16 {
+		t.Errorf("15 seconds before its deadline the mint's token lives %v", data["ttl"])
+	}
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+	if data, err = f.token(t.Context(), l); err != nil || data["ttl"].(float64) < 500 {
+		t.Errorf("after the mint: %v, %v", data["ttl"], err)
+	}
+	f.withdraw(is, l)
+}
+
 // sleeping says whether a creation statement sleeps in the database.
 func (f *fixture) sleeping() bool {
 	var n int

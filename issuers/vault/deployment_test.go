@@ -329,6 +329,7 @@ func TestVaultOddAnswers(t *testing.T) {
 					return
 				}
 			}
+			_, _ = w.Write([]byte(`"}}`))
 		},
 	}
 	for name, h := range answers {
@@ -344,6 +345,8 @@ func TestVaultOddAnswers(t *testing.T) {
 				t.Errorf("a credential: %v", c)
 			} else if len(err.Error()) > 1000 || strings.ContainsAny(err.Error(), "\x1b\n") {
 				t.Errorf("%q", err)
+			} else if name == "too much" && !strings.Contains(err.Error(), "an answer of more than") {
+				t.Errorf("it was read to its end: %v", err)
 			}
 			if out := is.Withdraw(t.Context(), []issuers.Lease{l}); out[0].Err == nil {
 				t.Errorf("a receipt: %+v", out[0])

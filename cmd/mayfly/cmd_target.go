@@ -106,7 +106,8 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 		p.findings(report.Findings)
 	}
 	if !report.OK {
-		return s.refuseTarget(name, report)
+		kind, _ := draft.spec["type"].(string)
+		return s.refuseTarget(kind, name, report)
 	}
 	in := wire.ApplyRequest{DryRun: c.Bool("dry-run"), Reason: strings.TrimSpace(c.String("reason")), Objects: []wire.Object{{Kind: "Target", Name: name, Spec: spec, Secrets: draft.secrets}}}
 	in.Objects = append(in.Objects, report.Roles...)
@@ -129,17 +130,21 @@ func (s *shell) addTarget(c *cli.Context, cl *client.Client, args []string) erro
 }
 
 // refuseTarget says what to run on the target, and ends with exit code 1.
-func (s *shell) refuseTarget(name string, report wire.TargetReport) error {
+func (s *shell) refuseTarget(kind, name string, report wire.TargetReport) error {
 	if s.output != asTable || s.field != "" {
 		if err := s.show(report, nil); err != nil {
 			return err
 		}
 	}
+	end := "" // of a statement; a policy or a command has none
+	if kind == "postgres" || kind == "mysql" {
+		end = ";"
+	}
 	var fixes []string
 	for _, f := range report.Findings {
 		fix := strings.TrimSpace(f.Fix)
 		if !f.OK && !f.Warning && fix != "" {
-			fixes = append(fixes, strings.TrimSuffix(fix, ";")+";")
+			fixes = append(fixes, strings.TrimSuffix(fix, ";")+end)
 		}
 	}
 	next := ""

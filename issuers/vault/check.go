@@ -165,6 +165,8 @@ func (c *examination) login(ctx context.Context, own secret.Text) error {
 		c.add("login", false, true, fmt.Sprintf("the broker's token cannot be renewed and ends in %s; make a periodic one", ttl), "vault token create -orphan -period=24h -policy=…")
 	case given && ttl > 0 && ttl < time.Hour && number(s.Data["period"]) == 0:
 		c.add("login", false, true, fmt.Sprintf("the broker's token ends in %s unless it is renewed, and at its max_ttl in any case; make a periodic one", ttl), "vault token create -orphan -period=24h -policy=…")
+	case given && ttl > 0 && number(s.Data["period"]) > 0 && number(s.Data["period"]) < 1800:
+		c.add("login", false, true, "the period of the broker's token is so short that it may end while nobody uses the target; half an hour or more is needed", "vault token create -orphan -period=24h -policy=…")
 	default:
 		c.add("login", true, false, "by "+c.is.spec.Auth.Method, "")
 	}

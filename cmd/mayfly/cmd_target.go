@@ -59,6 +59,7 @@ Examples:
   mayfly target add rabbitmq rabbit.internal --name bus --username mayfly --set vhost=orders --password-file pw
   mayfly target add nats nats.internal --name bus --set subjects='["orders.*"]' --password-file account-signing.nk
   mayfly target add kubernetes https://10.0.0.1:6443 --name prod --set namespaces='["shop"]' --tls-ca-file ca.pem --password-file token
+  mayfly target add vault https://vault.internal:8200 --name legacy --username ROLE_ID --password-file secret-id --set paths='["database/creds/app"]'
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'`,
@@ -338,6 +339,9 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 			parsed = v
 		}
 		d.spec[k] = parsed
+	}
+	if kind == "vault" {
+		return d, s.draftVault(c, &d, address)
 	}
 	return d, nil
 }

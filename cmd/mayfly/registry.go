@@ -11,6 +11,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/rabbitmq"
 	"github.com/mayfly-broker/mayfly/issuers/redis"
 	"github.com/mayfly-broker/mayfly/issuers/ssh"
+	"github.com/mayfly-broker/mayfly/issuers/vault"
 	"github.com/mayfly-broker/mayfly/issuers/x509"
 )
 
@@ -28,5 +29,6 @@ func targetKinds() []issuers.Kind {
 		rabbitmq.Kind{},
 		nats.Kind{},
 		kubernetes.Kind{},
+		vault.Kind{},
 	}
 }

@@ -38,6 +38,7 @@ var may = map[string]struct {
 	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/aws/awstest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/nats/natstest":   {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/vault/vaulttest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"issuers/rabbitmq/rabbitmqtest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
@@ -179,6 +180,7 @@ var owns = map[string][]string{
 	"github.com/nats-io/jwt/v2":            {"issuers/nats", "issuers/nats/natstest"}, // the claims as NATS's own tools write them
 	"github.com/nats-io/nkeys":             {"issuers/nats", "issuers/nats/natstest"},
 	"github.com/nats-io/nats.go":           {"issuers/nats/natstest"}, // tests log in as other people's clients do
+	"github.com/hashicorp/vault":           {"issuers/vault"},
 	"unsafe":                               {},
 	"math/rand":                            {}, // secrets take crypto/rand, jitter math/rand/v2
 	"encoding/gob":                         {}, // decodes what it was not asked to

@@ -112,6 +112,7 @@ var decoders = map[string][]string{
 	"issuers/rabbitmq":    {"FuzzCompile"},
 	"issuers/nats":        {"FuzzCompile", "FuzzServer", "FuzzAccount"},
 	"issuers/kubernetes":  {"FuzzCompile", "FuzzMark"},
+	"issuers/vault":       {"FuzzCompile", "FuzzRecord"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

@@ -35,9 +35,27 @@ func TestBrokenKindFails(t *testing.T) {
 		"open after close":            "Closed",
 		"extend revives":              "ExtendNeverRevives",
 		"list forgets the generation": "ListerShowsTheLive",
+
+		"replace does nothing":             "RotateReplaces",
+		"replace leaves a second secret":   "RotateReplaces",
+		"replace ends sessions":            "RotateReplaces",
+		"replace quotes the secret":        "RotateReplaces",
+		"any secret is taken":              "RotateReplaces",
+		"replace makes accounts":           "RotateNeverMakes",
+		"replaces a lease's secret":        "Hazard16RotateLeavesLeasesAlone",
+		"replaces after the deadline":      "Hazard8LateRotation",
+		"replace says done when cancelled": "RotateCrash",
+		"hang is refused":                  "RotateHang",
+		"admin is never asked":             "RotateAdmin",
+		"a second key is published":        "KeysTurn",
+		"a new key signs at once":          "KeysTurn",
+		"use forgets the old key":          "KeysTurn",
+		"retire forgets nothing":           "KeysTurn",
+		"an old key is forgotten early":    "KeyTimes",
+		"a turn quotes the keys":           "KeysGarbage",
 	} {
 		t.Run(fault, func(t *testing.T) {
-			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSoundKindPasses$")
+			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSoundKindPasses$/^"+noticedBy+"$")
 			child.Env = append(os.Environ(), faultVariable+"="+fault)
 			out, err := child.CombinedOutput()
 			if err == nil {

@@ -24,7 +24,13 @@ type system struct {
 	fault    string
 	mu       sync.Mutex
 	accounts map[string]*account
+
+	lasting map[string]*lasting // accounts that are no lease's
+	open    map[*lasting][]*session
+	frozen  chan struct{} // closed once the system answers again; nil while it does
 }
+
+const adminPassword = "the-password-of-the-admin"
 
 type account struct {
 	found    issuers.Found
@@ -121,6 +127,9 @@ func (i *issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential,
 	if err := i.kind.CheckScope(i.target.Spec, l.Scope); err != nil && sys.fault != "mints any scope" {
 		return none, &issuers.Error{Kind: issuers.Refused, Detail: err.Error()}
 	}
+	if err := i.entered(); err != nil {
+		return none, err
+	}
 	sys.mu.Lock()
 	defer sys.mu.Unlock()
 	if sys.fault == "acts after the deadline" {
@@ -135,7 +144,7 @@ func (i *issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential,
 	password := rand.Text()
 	sys.put(l, password)
 	c := issuers.Credential{
-		Public: map[string]string{"username": l.Name},
+		Public: map[string]string{"username": l.Name, "signed_by": public(i.signingKeys()[0])},
 		Secret: map[string]secret.Text{"password": secret.New(password)},
 		Env:    map[string]string{"MEMORYUSER": "username"},
 	}
@@ -251,11 +260,17 @@ func (s *system) login(c issuers.Credential) (*account, error) {
 }
 
 func harness(fault string) issuertest.Harness {
-	sys := &system{fault: fault, accounts: map[string]*account{}}
+	sys := &system{
+		fault: fault, accounts: map[string]*account{},
+		lasting: map[string]*lasting{"admin": {password: adminPassword}}, open: map[*lasting][]*session{},
+	}
+	secrets, _ := kind{sys}.MakeSecrets(nil)
 	detail := func(actions ...string) scope.Scope { return scope.Scope{{Type: "memory", Actions: actions}} }
 	return issuertest.Harness{
 		Kind:         kind{sys},
-		Target:       issuers.Target{Name: "memory", Spec: json.RawMessage(`{"address":"here"}`)},
+		Target:       issuers.Target{Name: "memory", Spec: json.RawMessage(`{"address":"here"}`), Secrets: secrets},
+		Rotation:     sys.rotation(),
+		Keys:         memoryKeys(),
 		Scope:        detail("read", "write"),
 		Narrower:     detail("read"),
 		Invalid:      []scope.Scope{detail("drop")},

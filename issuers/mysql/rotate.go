@@ -107,7 +107,7 @@ func (is *Issuer) putSecret(ctx context.Context, r issuers.Replacement) error {
 	}
 	limit := c.limitSQL(max(time.Until(r.Deadline), time.Millisecond))
 	if !c.mysql {
-		limit += fmt.Sprintf("; SET SESSION max_statement_time = GREATEST(0.001, (%d - %s) / 1000000)", r.Deadline.Add(c.offset).UnixMicro(), nowSQL)
+		limit += fmt.Sprintf("; SET SESSION max_statement_time = GREATEST(0.001, (%d - CAST(%s AS SIGNED)) / 1000000)", r.Deadline.Add(c.offset).UnixMicro(), nowSQL)
 	}
 	err = c.run(ctx, append([]string{limit, guard(c.inTime(r.Deadline))}, change...)...)
 	if err != nil && (len(entries) > 1 || len(change) > 1) {

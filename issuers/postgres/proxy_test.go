@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync"
@@ -16,6 +17,7 @@ type proxy struct {
 	mu       sync.Mutex
 	open     *sync.Cond
 	held     bool
+	word     string // what a client's message must hold to be held with all that follow
 	conns    []net.Conn
 	wg       sync.WaitGroup
 }
@@ -51,6 +53,19 @@ func (p *proxy) hold(held bool) {
 	p.open.Broadcast()
 }
 
+// holdAt holds from the next message on that has a word in it.
+func (p *proxy) holdAt(word string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.word = word
+}
+
+func (p *proxy) isHeld() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held
+}
+
 func (p *proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
@@ -76,6 +91,9 @@ func (p *proxy) forward(to, from net.Conn) {
 	for {
 		n, err := from.Read(buf)
 		p.mu.Lock()
+		if p.word != "" && bytes.Contains(buf[:n], []byte(p.word)) {
+			p.held, p.word = true, ""
+		}
 		for p.held {
 			p.open.Wait()
 		}

@@ -41,9 +41,10 @@ func (is *Issuer) TryLogin(ctx context.Context, username string, candidate secre
 	own := is.fleet.as(username, candidate)
 	defer own.close()
 	nodes, err := is.fleet.topology(ctx)
+	partly := false
 	if err != nil && issuers.KindOf(err) == issuers.Refused { // the admin's own secret may be what is looked for
 		if nodes, err = own.topology(ctx); err != nil && is.spec.Topology == topologyCluster {
-			nodes, err = nil, nil
+			nodes, err, partly = nil, nil, true
 			for _, addr := range is.spec.seeds {
 				nodes = append(nodes, node{addr: addr, slot: -1})
 			}
@@ -58,7 +59,11 @@ func (is *Issuer) TryLogin(ctx context.Context, username string, candidate secre
 		wg.Go(func() { verdicts[i], errs[i] = is.ask(ctx, own, n, username) })
 	}
 	wg.Wait()
-	return conclude(username, nodes, verdicts, errs)
+	err = conclude(username, nodes, verdicts, errs)
+	if err == nil && partly {
+		return &issuers.Error{Kind: issuers.Unknown, Detail: fmt.Sprintf("log in as %q: the nodes that the target names take the secret; nobody may ask which others there are", username)}
+	}
+	return err
 }
 
 // conclude sums up what the nodes say.

@@ -103,6 +103,7 @@ var decoders = map[string][]string{
 	"issuers/jwt":         {"FuzzSpec", "FuzzHolderKey"},
 	"issuers/postgres":    {"FuzzCompile", "FuzzMark"},
 	"issuers/x509":        {"FuzzCSR", "FuzzSpecAndScope"},
+	"plugins/protocol":    {"FuzzNameForm"},
 	"raftstore":           {"FuzzReadStream", "FuzzDecodeJoin", "FuzzFrames", "FuzzDecodeEntry"},
 	"broker/audit/replay": {"FuzzVerify"},
 	"issuers/ssh":         {"FuzzKRL", "FuzzSpecAndScope", "FuzzHolderKey", "FuzzCA"},

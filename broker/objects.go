@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -113,7 +114,8 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	var rulings []ruling
 	var denied *ruling
 	var waits bool
-	err := e.view(func(q ledger.Query) (err error) {
+	err := e.viewing(ctx, func(q ledger.Query) (err error) {
+		rulings = nil // it may run again
 		if plan, err = e.changes(q, in); err != nil {
 			return err
 		}
@@ -176,7 +178,14 @@ func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rul
 	}
 	h := e.header(c)
 	h.DecisionID, h.Decision = rulings[0].ID, encodeAll(rulings)
-	return e.commit(ctx, h, &cmd, secrets...)
+	res, err := e.commit(ctx, h, &cmd, secrets...)
+	if err != nil {
+		return res, err
+	}
+	if err := e.SyncPlugins(); err != nil {
+		e.log.Warn("plugins not looked at; they are soon", "error", err)
+	}
+	return res, nil
 }
 
 // encodeAll records several decisions under the first one's id.
@@ -319,13 +328,17 @@ func (e *Engine) makeSecrets(x *change, fields map[string]secret.Text) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
 	}
-	maker, ok := e.kinds[spec.Type].(issuers.SecretMaker)
+	kind, err := e.kind(spec.Type)
+	if err != nil {
+		return err
+	}
+	maker, ok := kind.(issuers.SecretMaker)
 	if !ok {
 		return nil
 	}
 	made, err := maker.MakeSecrets(rest)
 	if err != nil {
-		return fault.New(fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
+		return fault.Wrap(err, fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
 	}
 	for k, v := range made {
 		if _, given := fields[k]; !given {
@@ -352,7 +365,7 @@ func (e *Engine) checkDoor(q ledger.Query, c Caller, plan []change) error {
 			if errors.As(err, &fe) {
 				return fe
 			}
-			return fault.New(fault.Invalid, "invalid_spec", "%s %s: %v", x.Kind, x.Name, err)
+			return fault.Wrap(err, fault.Invalid, "invalid_spec", "%s %s: %v", x.Kind, x.Name, err)
 		}
 	}
 	if touchesPower {
@@ -381,15 +394,12 @@ func (e *Engine) checkObject(q ledger.Query, plan []change, x change) error {
 		return kind.CheckSpec(rest)
 	case ledger.KindRole:
 		return e.checkRoleObject(q, plan, x)
+	case ledger.KindPlugin:
+		if _, builtIn := e.kinds[x.Name]; builtIn {
+			return fault.New(fault.Invalid, "name_reserved", "The kind %s is built in; a plugin cannot take its place. Give the plugin's kind another name.", x.Name)
+		}
 	}
 	return nil
-}
-
-func (e *Engine) kind(name string) (issuers.Kind, error) {
-	if k, ok := e.kinds[name]; ok {
-		return k, nil
-	}
-	return nil, fault.New(fault.Invalid, "unknown_target_type", "There is no kind of target %q. Kinds are: %s.", name, strings.Join(slices.Sorted(mapKeys(e.kinds)), ", "))
 }
 
 func (e *Engine) checkRoleObject(q ledger.Query, plan []change, x change) error {
@@ -473,7 +483,7 @@ func (e *Engine) CheckTarget(ctx context.Context, c Caller, name string) (wire.T
 		return wire.TargetReport{}, err
 	}
 	var t *target
-	if err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
+	if err := e.viewing(ctx, func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
 		return wire.TargetReport{}, err
 	}
 	defer e.targets.release(t)
@@ -510,25 +520,22 @@ func (e *Engine) PreviewTarget(ctx context.Context, c Caller, in wire.TargetPrev
 	if err != nil {
 		return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "%v", err)
 	}
-	kind, err := e.kind(spec.Type)
+	var kind issuers.Kind
+	err = asking(ctx, func() (err error) {
+		if kind, err = e.kind(spec.Type); err != nil {
+			return err
+		}
+		if err := kind.CheckSpec(rest); err != nil {
+			return fault.Wrap(err, fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
+		}
+		return nil
+	})
 	if err != nil {
 		return wire.TargetReport{}, err
 	}
-	if err := kind.CheckSpec(rest); err != nil {
-		return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
-	}
-	secrets := map[string]secret.Text{}
-	for k, v := range in.Secrets {
-		secrets[k] = secret.New(v)
-	}
-	if m, ok := kind.(issuers.SecretMaker); ok {
-		made, err := m.MakeSecrets(rest)
-		if err != nil {
-			return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
-		}
-		for k, v := range made {
-			secrets[k] = v
-		}
+	secrets, err := previewSecrets(ctx, kind, in, rest)
+	if err != nil {
+		return wire.TargetReport{}, err
 	}
 	t, err := e.openTarget(ledger.Object{Name: in.Name, Spec: in.Spec}, secrets, e.cfg.Log.Term())
 	if err != nil {
@@ -539,7 +546,28 @@ func (e *Engine) PreviewTarget(ctx context.Context, c Caller, in wire.TargetPrev
 	if err != nil {
 		return rep, err
 	}
-	return rep, proposeRoles(&rep, kind, in.Name, rest)
+	return rep, asking(ctx, func() error { return proposeRoles(&rep, kind, in.Name, rest) })
+}
+
+// previewSecrets are the secrets that were sent along, and those that the kind makes.
+func previewSecrets(ctx context.Context, kind issuers.Kind, in wire.TargetPreview, rest json.RawMessage) (map[string]secret.Text, error) {
+	secrets := map[string]secret.Text{}
+	for k, v := range in.Secrets {
+		secrets[k] = secret.New(v)
+	}
+	m, ok := kind.(issuers.SecretMaker)
+	if !ok {
+		return secrets, nil
+	}
+	err := asking(ctx, func() error {
+		made, err := m.MakeSecrets(rest)
+		if err != nil {
+			return fault.Wrap(err, fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
+		}
+		maps.Copy(secrets, made)
+		return nil
+	})
+	return secrets, err
 }
 
 // proposeRoles adds working roles and the permit to paste.

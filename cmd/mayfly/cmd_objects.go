@@ -282,6 +282,8 @@ func summary(o wire.Object) string {
 			Max     string `json:"max"`
 		} `json:"ttl"`
 		Members []json.RawMessage `json:"members"`
+		File    string            `json:"file"`
+		SHA256  string            `json:"sha256"`
 	}
 	// A spec of another shape leaves out what it does not have.
 	_ = json.Unmarshal(o.Spec, &spec)
@@ -294,6 +296,8 @@ func summary(o wire.Object) string {
 		return count(len(spec.Members), "member")
 	case "Principal":
 		return spec.Owner
+	case "Plugin":
+		return spec.File + " sha256:" + spec.SHA256[:min(12, len(spec.SHA256))]
 	case "Policy":
 		return count(strings.Count(strings.TrimSpace(spec.Text), "\n")+1, "line")
 	default:

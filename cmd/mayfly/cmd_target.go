@@ -3,12 +3,14 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-broker/mayfly/client"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -55,7 +57,8 @@ Examples:
   mayfly target add postgres postgres://mayfly@db.internal/orders --name orders --tls-ca-file ca.pem
   mayfly target add postgres localhost --name scratch --tls-mode disable --grant developers --dry-run
   mayfly target add mysql db.internal --name shop --database shop --set hosts='["10.%"]' --password-file pw
-  mayfly target add jwt --name internal --set audiences='["https://api.internal"]'`,
+  mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
+  mayfly target add htpasswd --name site --spec site.yaml       # a plugin's kind`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
@@ -66,6 +69,7 @@ Examples:
 			&cli.StringFlag{Name: "zone", Usage: "the zone it belongs to (`Z`)"},
 			&cli.StringSliceFlag{Name: "label", Usage: "a label, as in classification=pii (`K=V`)"},
 			&cli.StringSliceFlag{Name: "set", Usage: "another key of the kind's spec, as JSON or text (`KEY=VALUE`)"},
+			&cli.StringFlag{Name: "spec", Usage: "more keys of the kind's spec, and its secrets, in YAML (`F`)"},
 			&cli.StringFlag{Name: "grant", Usage: "write the permit for this group and show it (`GROUP`)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "check, and say what would be written"},
 			waitFlag(),
@@ -264,6 +268,11 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 	} else if address != "" {
 		d.spec["address"] = address
 	}
+	if f := c.String("spec"); f != "" {
+		if err := s.draftSpec(f, &d); err != nil {
+			return d, err
+		}
+	}
 	if z := c.String("zone"); z != "" {
 		d.spec["zone"] = z
 	}
@@ -290,6 +299,41 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		d.spec[k] = parsed
 	}
 	return d, nil
+}
+
+// draftSpec adds the keys of a YAML file, and the secrets that it names as a
+// document for apply does.
+func (s *shell) draftSpec(file string, d *draft) error {
+	data, err := s.document(file)
+	if err != nil {
+		return failed("no_file", "--spec: %v", err)
+	}
+	nodes, err := parseDocuments(file, data)
+	if err != nil {
+		return err
+	}
+	if len(nodes) != 1 {
+		return usage("--spec %s: want one document, the keys of a target's spec", clean(file))
+	}
+	conv := &converter{at: func(n *yaml.Node) string { return fmt.Sprintf("%s:%d", file, n.Line) }}
+	value, err := conv.value(nodes[0], 0)
+	if err != nil {
+		return err
+	}
+	keys, ok := value.(map[string]any)
+	if !ok || keys["type"] != nil || keys["spec"] != nil {
+		return usage("--spec %s: want the keys of a target's spec, without kind, name and type", clean(file))
+	}
+	o := loaded{Object: wire.Object{Kind: "Target"}, where: file}
+	if err := (&loader{shell: s, prompt: true}).resolve(&o, file, keys); err != nil {
+		return err
+	}
+	maps.Copy(d.spec, keys)
+	if d.secrets == nil {
+		d.secrets = map[string]string{}
+	}
+	maps.Copy(d.secrets, o.Secrets)
+	return nil
 }
 
 // draftDatabase fills in where a server is and how the broker logs in to it.

@@ -75,7 +75,7 @@ var may = map[string]struct {
 		tests:   []string{"broker/node", "client/..."}, why: "decodes, calls the broker, encodes",
 	},
 
-	"cmd/mayfly":     {product: []string{"broker/...", "client/...", "issuers/...", "scope", "secret"}, tests: []string{"issuers/..."}, why: "wires the concrete issuers in; reaches the store through broker/node alone"},
+	"cmd/mayfly":     {product: []string{"broker/...", "client/...", "issuers/...", "plugins/host", "scope", "secret"}, tests: []string{"issuers/..."}, why: "wires the concrete issuers in; reaches the store through broker/node alone"},
 	"scripts/*":      {why: "tools of the repository, not of the product"},
 	"e2e/servertest": {why: "runs real servers for every room's tests, so it may need none of them"},
 	"e2e/...":        {product: []string{"..."}, why: "tests may look at everything"},

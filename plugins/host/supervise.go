@@ -50,6 +50,9 @@ func (s *supervised) want(spec Spec) {
 		return
 	}
 	s.spec = spec
+	if s.current == nil {
+		s.problem = "" // of another file: whoever asks waits for this one's
+	}
 	select {
 	case s.poke <- struct{}{}:
 	default:

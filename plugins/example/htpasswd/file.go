@@ -1,7 +1,6 @@
 package htpasswd
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -73,10 +72,10 @@ func read(path string) (*file, error) {
 }
 
 func (f *file) parse(text []byte) {
-	in := bufio.NewScanner(bytes.NewReader(text))
-	in.Buffer(nil, maxFile+1)
-	for in.Scan() {
-		line := in.Text()
+	if len(text) == 0 {
+		return
+	}
+	for line := range strings.SplitSeq(strings.TrimSuffix(string(text), "\n"), "\n") {
 		if rest, ok := strings.CutPrefix(line, markAccount); ok {
 			if a := parseMark(rest); a != nil && f.ours[a.name] == nil {
 				f.ours[a.name] = a

@@ -46,6 +46,9 @@ type Config struct {
 	Log   Log
 	Node  string
 	Kinds []issuers.Kind
+	// Plugins are the kinds out of process; nil for none. A built-in kind of the
+	// same name goes before.
+	Plugins Plugins
 	// Issuer is the cluster's external URL: `iss` of tokens and the audience of
 	// key assertions.
 	Issuer string
@@ -61,6 +64,16 @@ type Config struct {
 	Timing Timing
 	// Signer signs checkpoints; nil where the node has no key for it.
 	Signer note.Signer
+}
+
+// Plugins are kinds of targets that run in processes of their own, on this node.
+type Plugins interface {
+	// Kind returns the kind that a plugin serves; found is false where none of that
+	// name is registered. The error is an *[issuers.Pending] while the plugin
+	// starts, else it says why this node cannot use it.
+	Kind(name string) (k issuers.Kind, found bool, err error)
+	// Set says which plugins there shall be, by name. It does not wait for them.
+	Set(plugins map[string]ledger.PluginSpec)
 }
 
 // Hint tells a newcomer how to reach and recognise the cluster.
@@ -94,6 +107,7 @@ type Engine struct {
 	lead     leadership
 	changed  broadcast
 	settled  settled
+	plugged  plugged
 	// replaying is set while a replay runs: it may take a processor for itself.
 	replaying atomic.Bool
 }

@@ -311,7 +311,7 @@ func (e *Engine) reconcileTarget(ctx context.Context, name string) (d wire.Drift
 	defer cancel()
 	d = wire.Drift{Target: name, Unknown: []string{}, Ended: []string{}, Missing: []string{}}
 	var t *target
-	if err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
+	if err := e.viewing(ctx, func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
 		d.Error = err.Error()
 		return d, true
 	}

@@ -93,7 +93,7 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		role ledger.RoleSpec
 		cmd  = ledger.ExtendLease{ID: id}
 	)
-	err = e.view(func(q ledger.Query) (err error) {
+	err = e.viewing(ctx, func(q ledger.Query) (err error) {
 		var ok bool
 		if l, ok = q.Lease(id); !ok || l.Grant.Principal != c.Session.Principal {
 			return leaseNotFound(id)

@@ -112,7 +112,8 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	var rulings []ruling
 	var denied *ruling
 	var waits bool
-	err := e.view(func(q ledger.Query) (err error) {
+	err := e.viewing(ctx, func(q ledger.Query) (err error) {
+		rulings = nil // it may run again
 		if plan, err = e.changes(q, in); err != nil {
 			return err
 		}
@@ -175,7 +176,14 @@ func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rul
 	}
 	h := e.header(c)
 	h.DecisionID, h.Decision = rulings[0].ID, encodeAll(rulings)
-	return e.commit(ctx, h, &cmd, secrets...)
+	res, err := e.commit(ctx, h, &cmd, secrets...)
+	if err != nil {
+		return res, err
+	}
+	if err := e.SyncPlugins(); err != nil {
+		e.log.Warn("plugins not looked at; they are soon", "error", err)
+	}
+	return res, nil
 }
 
 // encodeAll records several decisions under the first one's id.
@@ -322,13 +330,17 @@ func (e *Engine) makeSecrets(x *change, fields map[string]secret.Text) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
 	}
-	maker, ok := e.kinds[spec.Type].(issuers.SecretMaker)
+	kind, err := e.kind(spec.Type)
+	if err != nil {
+		return err
+	}
+	maker, ok := kind.(issuers.SecretMaker)
 	if !ok {
 		return nil
 	}
 	made, err := maker.MakeSecrets(rest)
 	if err != nil {
-		return fault.New(fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
+		return fault.Wrap(err, fault.Invalid, "invalid_spec", "Target %s: %v.", x.Name, err)
 	}
 	for k, v := range made {
 		if _, given := fields[k]; !given {
@@ -355,7 +367,7 @@ func (e *Engine) checkDoor(q ledger.Query, c Caller, plan []change) error {
 			if errors.As(err, &fe) {
 				return fe
 			}
-			return fault.New(fault.Invalid, "invalid_spec", "%s %s: %v", x.Kind, x.Name, err)
+			return fault.Wrap(err, fault.Invalid, "invalid_spec", "%s %s: %v", x.Kind, x.Name, err)
 		}
 	}
 	if touchesPower {
@@ -389,15 +401,12 @@ func (e *Engine) checkObject(q ledger.Query, plan []change, x change) error {
 		return e.checkAccountObject(q, plan, x)
 	case ledger.KindRole:
 		return e.checkRoleObject(q, plan, x)
+	case ledger.KindPlugin:
+		if _, builtIn := e.kinds[x.Name]; builtIn {
+			return fault.New(fault.Invalid, "name_reserved", "The kind %s is built in; a plugin cannot take its place. Give the plugin's kind another name.", x.Name)
+		}
 	}
 	return nil
-}
-
-func (e *Engine) kind(name string) (issuers.Kind, error) {
-	if k, ok := e.kinds[name]; ok {
-		return k, nil
-	}
-	return nil, fault.New(fault.Invalid, "unknown_target_type", "There is no kind of target %q. Kinds are: %s.", name, strings.Join(slices.Sorted(mapKeys(e.kinds)), ", "))
 }
 
 func (e *Engine) checkRoleObject(q ledger.Query, plan []change, x change) error {
@@ -468,110 +477,4 @@ func (e *Engine) administers(q ledger.Query, c Caller, g *ground, name string) b
 	c.Session.Principal = name
 	e.fillContext(g, c, &req.Context)
 	return g.set.Decide(req).Permit
-}
-
-// CheckTarget examines a target's connection and the rights of its admin
-// account.
-func (e *Engine) CheckTarget(ctx context.Context, c Caller, name string) (wire.TargetReport, error) {
-	if _, err := e.allow(ctx, c, question{action: policy.ActionRead, resource: policy.Resource{Kind: ledger.KindTarget, Name: name}}); err != nil {
-		return wire.TargetReport{}, err
-	}
-	var t *target
-	if err := e.view(func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
-		return wire.TargetReport{}, err
-	}
-	defer e.targets.release(t)
-	return checkIssuer(ctx, name, t.issuer)
-}
-
-func checkIssuer(ctx context.Context, name string, iss issuers.Issuer) (wire.TargetReport, error) {
-	rep := wire.TargetReport{Target: name, OK: true, Findings: []wire.Finding{}}
-	ck, ok := iss.(issuers.Checker)
-	if !ok {
-		rep.Findings = append(rep.Findings, wire.Finding{Name: "local", OK: true, Detail: "The broker itself is the issuer; there is nothing to connect to."})
-		return rep, nil
-	}
-	found, err := ck.Check(ctx)
-	if err != nil {
-		rep.OK = false
-		rep.Findings = append(rep.Findings, wire.Finding{Name: "connect", Detail: err.Error()})
-		return rep, nil
-	}
-	for _, f := range found {
-		rep.Findings = append(rep.Findings, wire.Finding(f))
-		rep.OK = rep.OK && (f.OK || f.Warning)
-	}
-	return rep, nil
-}
-
-// PreviewTarget checks a target that is not written yet and proposes roles and
-// a permit for it.
-func (e *Engine) PreviewTarget(ctx context.Context, c Caller, in wire.TargetPreview) (wire.TargetReport, error) {
-	if _, err := e.allow(ctx, c, question{action: policy.ActionAdminister, resource: policy.Resource{Kind: ledger.KindTarget, Name: in.Name}}); err != nil {
-		return wire.TargetReport{}, err
-	}
-	spec, rest, err := ledger.SplitTarget(in.Spec)
-	if err != nil {
-		return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "%v", err)
-	}
-	kind, err := e.kind(spec.Type)
-	if err != nil {
-		return wire.TargetReport{}, err
-	}
-	if err := kind.CheckSpec(rest); err != nil {
-		return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
-	}
-	secrets := map[string]secret.Text{}
-	for k, v := range in.Secrets {
-		secrets[k] = secret.New(v)
-	}
-	if m, ok := kind.(issuers.SecretMaker); ok {
-		made, err := m.MakeSecrets(rest)
-		if err != nil {
-			return wire.TargetReport{}, fault.New(fault.Invalid, "invalid_spec", "Target %s: %v", in.Name, err)
-		}
-		for k, v := range made {
-			if _, given := secrets[k]; !given {
-				secrets[k] = v
-			}
-		}
-	}
-	t, err := e.openTarget(ledger.Object{Name: in.Name, Spec: in.Spec}, secrets, e.cfg.Log.Term())
-	if err != nil {
-		return wire.TargetReport{}, err
-	}
-	defer t.close()
-	rep, err := checkIssuer(ctx, in.Name, t.issuer)
-	if err != nil {
-		return rep, err
-	}
-	return rep, proposeRoles(&rep, kind, in.Name, rest)
-}
-
-// proposeRoles adds working roles and the permit to paste.
-func proposeRoles(rep *wire.TargetReport, kind issuers.Kind, name string, rest json.RawMessage) error {
-	rw, ok := kind.(issuers.RoleWriter)
-	if !ok {
-		return nil
-	}
-	templates, err := rw.Roles(rest)
-	if err != nil {
-		return fault.Wrap(err, fault.Invalid, "invalid_spec", "%v", err)
-	}
-	for _, tpl := range templates {
-		spec := ledger.RoleSpec{Scope: tpl.Scope, TTL: ledger.RoleTTL{Default: ledger.Duration(tpl.DefaultTTL), Max: ledger.Duration(tpl.MaxTTL)}}
-		rep.Roles = append(rep.Roles, wire.Object{Kind: ledger.KindRole, Name: name + "/" + tpl.Suffix, Spec: rawMessage(spec)})
-	}
-	if len(rep.Roles) > 0 {
-		rep.Permit = permitFor(rep.Roles[0].Name)
-	}
-	return nil
-}
-
-func permitFor(role string) string {
-	id := strings.NewReplacer("/", "-", ":", "-").Replace(role)
-	return `@id("` + id + `")
-permit (principal in Group::"developers", action in [Action::"request", Action::"renew"], resource)
-when { resource == Role::"` + role + `" && context.session.bound };
-`
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -148,13 +149,17 @@ type footing struct {
 // target, which issue releases.
 func (e *Engine) plan(ctx context.Context, c Caller, a access) (p plan, err error) {
 	var denied *fault.Error
-	err = e.view(func(q ledger.Query) error {
+	err = e.viewing(ctx, func(q ledger.Query) error {
 		f, ferr := e.footing(q, c, a)
 		r, derr := e.decide(q, c, e.accessQuestion(q, c, a, f))
 		if derr != nil {
 			return derr
 		}
 		p.ruling = r
+		var first *issuers.Pending
+		if errors.As(ferr, &first) && !r.Decision.Permit {
+			ferr = nil // whom policy refuses cannot have a plugin asked
+		}
 		if ferr != nil {
 			// What cannot be granted whatever policy says is still a refusal
 			// that stands in the ledger, unless it is a mere typing error.
@@ -225,15 +230,15 @@ func (e *Engine) footing(q ledger.Query, c Caller, a access) (f footing, err err
 		return f, f.standOnAccount(q, a)
 	}
 	rest := f.target.rest
-	kind, ok := e.kinds[f.target.spec.Type]
-	if !ok {
-		return f, fault.New(fault.Invalid, "unknown_target_type", "Target %s has a type that this build does not know.", f.target.object.Name)
-	}
-	if b, ok := kind.(issuers.Bounder); ok {
-		f.maxTTL, f.maxBy = b.MaxTTL(rest), "target"
+	kind, err := e.kind(f.target.spec.Type)
+	if err != nil {
+		return f, err
 	}
 	if err := kind.CheckScope(rest, f.scope); err != nil {
 		return f, fault.Wrap(err, fault.Invalid, "invalid_authorization_details", "%v", err)
+	}
+	if b, ok := kind.(issuers.Bounder); ok {
+		f.maxTTL, f.maxBy = b.MaxTTL(rest), "target"
 	}
 	return f, f.checkTTL(a)
 }
@@ -547,7 +552,7 @@ func (e *Engine) earlier(c Caller) (l ledger.Lease, ok bool, err error) {
 func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer wire.AccessAnswer, err error) {
 	var t *target
 	var role ledger.RoleSpec
-	err = e.view(func(q ledger.Query) error {
+	err = e.viewing(ctx, func(q ledger.Query) error {
 		q.Spec(ledger.KindRole, l.Grant.Role, &role)
 		t, err = e.targets.acquire(q, l.Target)
 		return err

@@ -92,9 +92,9 @@ func (e *Engine) openTarget(o ledger.Object, secrets map[string]secret.Text, ter
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, "invalid_target", "Target %s: %v.", o.Name, err)
 	}
-	kind, ok := e.kinds[spec.Type]
-	if !ok {
-		return nil, fault.New(fault.Invalid, "unknown_target_type", "Target %s has type %q, which this build does not know.", o.Name, spec.Type)
+	kind, err := e.kind(spec.Type)
+	if err != nil {
+		return nil, err
 	}
 	iss, err := kind.Open(issuers.Target{
 		Name: o.Name, Spec: rest, Secrets: secrets, Term: term, Issuer: e.cfg.Issuer, Draft: o.Version == 0,

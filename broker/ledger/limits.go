@@ -9,6 +9,7 @@ const (
 	MaxSpecBytes    = 64 << 10
 	MaxObjectsPut   = 256    // objects in one apply: one command, one entry
 	MaxObjects      = 20_000 // per kind; policies are compiled on every change
+	MaxPlugins      = 32     // each is a process on every node
 	MaxNameBytes    = 128
 	MaxMembers      = 10_000 // members of a group: one record
 	MaxPurposeBytes = 512    // people read it

@@ -164,8 +164,12 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 		}
 	}
 	for _, kind := range Kinds { // in order: maps are not ranged over here
-		if n := writes[kind]; n > 0 && s.countObjects(kind)+n > MaxObjects {
-			return refuse(CodeCapCount, "At most %d objects of kind %s are allowed.", MaxObjects, kind)
+		most := MaxObjects
+		if kind == KindPlugin {
+			most = MaxPlugins
+		}
+		if n := writes[kind]; n > 0 && s.countObjects(kind)+n > most {
+			return refuse(CodeCapCount, "At most %d objects of kind %s are allowed.", most, kind)
 		}
 	}
 	if slices.ContainsFunc(changes, func(o ObjectChange) bool { return o.Kind == KindSink }) {
@@ -264,6 +268,10 @@ func (s *state) checkDelete(o ObjectChange, changes []ObjectChange) Result {
 	case KindAccount:
 		if res := s.checkDeleteAccount(o, deleted); !res.OK() {
 			return res
+		}
+	case KindPlugin:
+		if target := s.servedBy(o.Name, deleted); target != "" {
+			return refuse(CodeInUse, "Plugin %s serves the target %s. Delete its targets first; nothing else can end what lives on them.", o.Name, target)
 		}
 	case KindPrincipal:
 		if len(s.ids(bucketLeaseOf, prefix(o.Name), 1)) > 0 {

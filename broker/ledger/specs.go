@@ -238,6 +238,12 @@ func checkSpec(kind, name string, spec json.RawMessage) error {
 	case KindAuthMethod:
 		var m map[string]json.RawMessage
 		return strict(spec, &m)
+	case KindPlugin:
+		var p PluginSpec
+		if err := strict(spec, &p); err != nil {
+			return err
+		}
+		return p.check(name)
 	default:
 		return fmt.Errorf("objects of kind %q cannot be written yet", kind)
 	}

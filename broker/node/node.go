@@ -51,8 +51,10 @@ type Config struct {
 	// FirstPolicy is the Cedar text that a new cluster begins with.
 	FirstPolicy string
 	Kinds       []issuers.Kind
-	HTTP        *http.Client
-	Logger      *slog.Logger
+	// Plugins runs the kinds out of process; nil where there are none.
+	Plugins broker.Plugins
+	HTTP    *http.Client
+	Logger  *slog.Logger
 	// Disk says how much free space is kept back.
 	Disk    Disk
 	Version string

@@ -288,6 +288,8 @@ func summary(o wire.Object) string {
 		Members   []json.RawMessage `json:"members"`
 		Target    string            `json:"target"`
 		Usernames []string          `json:"usernames"`
+		File      string            `json:"file"`
+		SHA256    string            `json:"sha256"`
 	}
 	// A spec of another shape leaves out what it does not have.
 	_ = json.Unmarshal(o.Spec, &spec)
@@ -302,6 +304,8 @@ func summary(o wire.Object) string {
 		return strings.Join(spec.Usernames, " and ") + " on " + spec.Target
 	case "Principal":
 		return spec.Owner
+	case "Plugin":
+		return spec.File + " sha256:" + spec.SHA256[:min(12, len(spec.SHA256))]
 	case "Policy":
 		return count(strings.Count(strings.TrimSpace(spec.Text), "\n")+1, "line")
 	default:

@@ -3,12 +3,14 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-broker/mayfly/client"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -62,7 +64,8 @@ Examples:
   mayfly target add vault https://vault.internal:8200 --name legacy --username ROLE_ID --password-file secret-id --set paths='["database/creds/app"]'
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
-  mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'`,
+  mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'
+  mayfly target add htpasswd --name site --spec site.yaml       # a plugin's kind`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
@@ -74,6 +77,7 @@ Examples:
 			&cli.StringSliceFlag{Name: "label", Usage: "a label, as in classification=pii (`K=V`)"},
 			&cli.StringSliceFlag{Name: "set", Usage: "another key of the kind's spec, as JSON or text (`KEY=VALUE`)"},
 			&cli.StringSliceFlag{Name: "secret", Usage: "another secret of the kind's, from a file (`NAME=F|-`)"},
+			&cli.StringFlag{Name: "spec", Usage: "more keys of the kind's spec, and its secrets, in YAML (`F`)"},
 			&cli.StringFlag{Name: "grant", Usage: "make the permit for this group and show it (`GROUP`)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "check, and say what would be written"},
 			waitFlag(),
@@ -315,6 +319,11 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 	if err := s.draftPlace(c, &d, kind, address); err != nil {
 		return d, err
 	}
+	if f := c.String("spec"); f != "" {
+		if err := s.draftSpec(f, &d); err != nil {
+			return d, err
+		}
+	}
 	if z := c.String("zone"); z != "" {
 		d.spec["zone"] = z
 	}
@@ -340,10 +349,47 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		}
 		d.spec[k] = parsed
 	}
-	if kind == "vault" {
-		return d, s.draftVault(c, &d, address)
+	if kind == "vault" { // how it is entered may stand in what was set
+		if err := s.draftVault(c, &d, address); err != nil {
+			return d, err
+		}
 	}
-	return d, nil
+	return d, s.draftSecrets(c, &d)
+}
+
+// draftSpec adds the keys of a YAML file, and the secrets that it names as a
+// document for apply does.
+func (s *shell) draftSpec(file string, d *draft) error {
+	data, err := s.document(file)
+	if err != nil {
+		return failed("no_file", "--spec: %v", err)
+	}
+	nodes, err := parseDocuments(file, data)
+	if err != nil {
+		return err
+	}
+	if len(nodes) != 1 {
+		return usage("--spec %s: want one document, the keys of a target's spec", clean(file))
+	}
+	conv := &converter{at: func(n *yaml.Node) string { return fmt.Sprintf("%s:%d", file, n.Line) }}
+	value, err := conv.value(nodes[0], 0)
+	if err != nil {
+		return err
+	}
+	keys, ok := value.(map[string]any)
+	if !ok || keys["type"] != nil || keys["spec"] != nil {
+		return usage("--spec %s: want the keys of a target's spec, without kind, name and type", clean(file))
+	}
+	o := loaded{Object: wire.Object{Kind: "Target"}, where: file}
+	if err := (&loader{shell: s, prompt: true}).resolve(&o, file, keys); err != nil {
+		return err
+	}
+	maps.Copy(d.spec, keys)
+	if d.secrets == nil {
+		d.secrets = map[string]string{}
+	}
+	maps.Copy(d.secrets, o.Secrets)
+	return nil
 }
 
 // draftDatabase fills in where a server is and how the broker logs in to it.

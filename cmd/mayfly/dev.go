@@ -41,6 +41,9 @@ grants. The file approver.env beside it makes a shell a second person's,
 human:approver, of group approvers, with a key to approve with. Data stays in
 --home; start it again and it goes on where it was.
 
+With --plugins, registered plugins run from that directory, as your own user
+unless they have one of their own.
+
 With --dual-control, from the first start on, every change of what decides who may
 get what waits for human:approver.
 
@@ -53,6 +56,7 @@ Examples:
 			&cli.StringFlag{Name: "home", Usage: "where everything is kept (`DIR`)", DefaultText: "~/.mayfly/dev"},
 			&cli.StringFlag{Name: "listen", Value: devListen, Usage: "loopback address to listen on (`ADDR`)"},
 			&cli.BoolFlag{Name: "dual-control", Usage: "a new node's changes need a second person"},
+			&cli.StringFlag{Name: "plugins", Usage: "where plugins' files are (`DIR`)"},
 			&cli.StringFlag{Name: "log-level", Value: "warn", Usage: "debug, info, warn or error"},
 		},
 		Action: func(c *cli.Context) error {
@@ -64,7 +68,7 @@ Examples:
 				}
 				home = filepath.Join(user, ".mayfly", "dev")
 			}
-			return runDev(c.Context, home, c.String("listen"), c.String("log-level"), c.Bool("dual-control"), s.out)
+			return runDev(c.Context, devNode{home: home, dual: c.Bool("dual-control"), plugins: c.String("plugins"), out: s.out}, c.String("listen"), c.String("log-level"))
 		},
 	}
 }
@@ -74,17 +78,24 @@ type devNode struct {
 	home string
 	url  string
 	dual bool // two people, from the first start on
-	out  io.Writer
+	// plugins is the plugin directory; empty for none.
+	plugins string
+	out     io.Writer
 }
 
 func (d devNode) path(elem ...string) string {
 	return filepath.Join(append([]string{d.home}, elem...)...)
 }
 
-func runDev(ctx context.Context, home, listen, level string, dual bool, out io.Writer) error {
-	home, err := filepath.Abs(home)
-	if err != nil {
+func runDev(ctx context.Context, d devNode, listen, level string) error {
+	var err error
+	if d.home, err = filepath.Abs(d.home); err != nil {
 		return err
+	}
+	if d.plugins != "" {
+		if d.plugins, err = filepath.Abs(d.plugins); err != nil {
+			return err
+		}
 	}
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -93,8 +104,7 @@ func runDev(ctx context.Context, home, listen, level string, dual bool, out io.W
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return fmt.Errorf("dev listens on loopback only, not on %s; a node for others is run with: mayfly server", host)
 	}
-	d := devNode{home: home, dual: dual, out: out}
-	if err := os.MkdirAll(home, 0o700); err != nil {
+	if err := os.MkdirAll(d.home, 0o700); err != nil {
 		return err
 	}
 	for _, name := range []string{"env", "approver.env"} {
@@ -139,7 +149,8 @@ func (d devNode) service(ctx context.Context, l net.Listener, level string) (*se
 	named := d.console()
 	return newService(ctx, serviceConfig{
 		listener: l, certs: certs, log: log,
-		hosts: []string{"localhost", strings.TrimPrefix(named, "https://")},
+		plugins: pluginConfig{Dir: d.plugins, SameUser: true}, // one person's machine, one person's trial
+		hosts:   []string{"localhost", strings.TrimPrefix(named, "https://")},
 		node: node.Config{
 			ID: "dev", Dir: d.path("node"), ClusterListen: "127.0.0.1:0", Issuer: d.url, URL: d.url, URLs: []string{d.url, named},
 			Hint: h, LocalKey: d.path("seal.key"), FirstPolicy: policy.DevPolicy().Text, HTTP: outbound(),

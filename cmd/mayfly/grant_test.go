@@ -59,11 +59,47 @@ func grants(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Fatalf("%d calls of %s %s, want %d", len(c.Calls(args[1], args[2])), args[1], args[2], n)
 			}
 		}
+	case "waits": // waits N: the next grant to be asked about has been, N times; how often the one before was is the clock's to say
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		before := ts.Getenv("WAITED")
+		polled := func() (id string, times int) {
+			for _, k := range c.Calls("GET", "/api/v1/grants/") {
+				of := askedAbout(k)
+				if of != id {
+					id, times = of, 0
+				}
+				times++
+			}
+			return id, times
+		}
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+			id, times := polled()
+			if id != before && times >= n {
+				break
+			}
+			if time.Now().After(deadline) {
+				ts.Fatalf("grant %s has been asked about %d times, want %d of another than %s", id, times, n, before)
+			}
+		}
+	case "mark": // mark: the grant that was asked about last is no longer the next
+		ts.Setenv("WAITED", "")
+		if calls := c.Calls("GET", "/api/v1/grants/"); len(calls) > 0 {
+			ts.Setenv("WAITED", askedAbout(calls[len(calls)-1]))
+		}
 	case "signed": // signed PUBFILE DOMAIN: the last approve call's signature is that key's, over the grant's hash
 		ts.Check(signedBy(c, ts.MkAbs(args[1]), args[2]))
 	default:
 		ts.Fatalf("grant %s?", args[0])
 	}
+}
+
+// askedAbout is the grant that a call is about.
+func askedAbout(k clienttest.Call) string {
+	id, _, _ := strings.Cut(strings.TrimPrefix(k.Path, "/api/v1/grants/"), "?")
+	return id
 }
 
 // signedBy has the cluster's own verifier look at what was sent last.

@@ -35,6 +35,7 @@ type service struct {
 	listener net.Listener
 	log      *slog.Logger
 	tracing  *sdktrace.TracerProvider
+	plugins  *plugins
 }
 
 // serviceConfig says what to run.
@@ -45,7 +46,8 @@ type serviceConfig struct {
 	hosts    []string
 	log      *slog.Logger
 	// otlp is where traces go (an OTLP/HTTP URL); empty: nowhere.
-	otlp string
+	otlp    string
+	plugins pluginConfig
 }
 
 // newService wires node and server together. Nothing runs yet.
@@ -56,6 +58,8 @@ func newService(ctx context.Context, cfg serviceConfig) (*service, error) {
 		return nil, err
 	}
 	cfg.node.Kinds, cfg.node.Version, cfg.node.Logger = targetKinds(), version(), cfg.log
+	s.plugins = newPlugins(cfg.plugins, cfg.log)
+	cfg.node.Plugins = s.plugins
 	if s.node, err = node.New(cfg.node); err != nil {
 		return nil, err
 	}
@@ -121,6 +125,7 @@ func (s *service) stop(ctx context.Context, served <-chan error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
 	defer cancel()
 	err := errors.Join(s.server.Shutdown(ctx), <-served, s.node.Close())
+	s.plugins.host.Close()
 	if s.tracing != nil {
 		err = errors.Join(err, s.tracing.Shutdown(ctx))
 	}

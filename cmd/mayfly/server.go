@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -60,6 +61,7 @@ type serverFile struct {
 		Level  string `json:"level"`
 		Format string `json:"format"`
 	} `json:"log"`
+	Plugins   pluginConfig `json:"plugins"`
 	Telemetry struct {
 		OTLP string `json:"otlp"`
 	} `json:"telemetry"`
@@ -103,6 +105,9 @@ func readServerFile(path string) (serverFile, error) {
 	default:
 		problems = append(problems, fmt.Errorf("%s: seal.type is shamir or local, not %q", path, f.Seal.Type))
 	}
+	if d := f.Plugins.Dir; d != "" && !filepath.IsAbs(d) {
+		problems = append(problems, fmt.Errorf("%s: plugins.dir is an absolute path", path))
+	}
 	return f, errors.Join(problems...)
 }
 
@@ -121,7 +126,7 @@ func (f serverFile) serviceConfig() (serviceConfig, error) {
 		return cfg, err
 	}
 	urls := append([]string{f.NodeURL}, f.PeerURLs...)
-	cfg.hosts, cfg.otlp = f.Hosts, f.Telemetry.OTLP
+	cfg.hosts, cfg.otlp, cfg.plugins = f.Hosts, f.Telemetry.OTLP, f.Plugins
 	cfg.node = node.Config{
 		ID: f.NodeID, Dir: f.DataDir, ClusterListen: f.Cluster.Listen, ClusterAdvertise: f.Cluster.Advertise,
 		Issuer: f.ExternalURL, URL: f.NodeURL, URLs: urls, HTTP: outbound(),

@@ -46,6 +46,9 @@ func (s *shell) draftVault(c *cli.Context, d *draft, address string) error {
 	if err != nil {
 		return err
 	}
-	d.secrets = map[string]string{name: text.Reveal()}
+	if d.secrets == nil {
+		d.secrets = map[string]string{}
+	}
+	d.secrets[name] = text.Reveal()
 	return nil
 }

@@ -50,7 +50,12 @@ var may = map[string]struct {
 	"broker/cosign":            {tests: []string{"broker/cosign/cosigntest"}, why: "every replica runs it: pure, frozen, and of the standard library alone"},
 	"broker/cosign/cosigntest": {product: []string{"broker/cosign"}, why: "approvers with software keys, for tests"},
 	"broker/brokertest":        {product: []string{"broker/ledger", "broker/ledger/ledgertest", "broker/...", "issuers", "scope", "secret"}, why: "targets and logs in memory, for tests and simulations of the engine"},
-	"plugins":                  {why: "kinds out of process; nothing is here yet"},
+	"plugins/protocol":         {product: []string{"issuers", "scope", "secret"}, why: "what a node and a plugin say to each other: neither end is its business"},
+	"plugins/host":             {product: []string{"issuers", "plugins/protocol", "scope", "secret"}, tests: []string{"issuers/issuertest", "plugins/sdk/plugintest"}, why: "runs strangers' code, so it knows nothing of the broker that it could give away"},
+	"plugins/sdk":              {product: []string{"issuers", "plugins/protocol"}, tests: []string{"scope"}, why: "authors import it: it must not pull in the broker, nor the host"},
+	"plugins/sdk/plugintest":   {product: []string{"issuers", "issuers/issuertest", "plugins/host"}, why: "an author's conformance run, as a node would run the plugin"},
+	"plugins/example/htpasswd": {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest"}, why: "a kind knows its target, and not that it is a plugin"},
+	"plugins/example":          {product: []string{"plugins/example/htpasswd", "plugins/sdk"}, tests: []string{"e2e/servertest", "issuers", "issuers/issuertest", "plugins/sdk/plugintest", "scope"}, why: "a plugin is its kind and one call"},
 	"broker/ledger/ledgertest": {product: []string{"broker/ledger"}, why: "an in-memory ledger for tests"},
 	"broker/audit":             {product: []string{"broker/audit/tree", "broker/fault"}, why: "offline verification must not need a broker"},
 	"broker/audit/replay":      {product: []string{"broker/audit", "broker/cosign", "broker/fault", "broker/ledger"}, tests: []string{"broker/audit/tree", "broker/cosign/cosigntest", "broker/ledger/ledgertest", "scope"}, why: "an auditor executes the ledger by the replicas' code alone: no engine, no Cedar, no replicated store, so that years later there is little to trust"},
@@ -76,7 +81,7 @@ var may = map[string]struct {
 		tests:   []string{"broker/node", "client/..."}, why: "decodes, calls the broker, encodes",
 	},
 
-	"cmd/mayfly":     {product: []string{"broker/...", "client/...", "issuers/...", "scope", "secret"}, tests: []string{"issuers/..."}, why: "wires the concrete issuers in; reaches the store through broker/node alone"},
+	"cmd/mayfly":     {product: []string{"broker/...", "client/...", "issuers/...", "plugins/host", "scope", "secret"}, tests: []string{"issuers/..."}, why: "wires the concrete issuers in; reaches the store through broker/node alone"},
 	"scripts/*":      {why: "tools of the repository, not of the product"},
 	"e2e/servertest": {why: "runs real servers for every room's tests, so it may need none of them"},
 	"e2e/...":        {product: []string{"..."}, why: "tests may look at everything"},
@@ -171,7 +176,9 @@ var owns = map[string][]string{
 	"github.com/go-sql-driver/mysql":       {"issuers/mysql", "issuers/mysql/mysqltest"},
 	"filippo.io/edwards25519":              {"issuers/mysql"}, // MariaDB's ed25519 has passwords for seeds, of any length; the driver needs it anyway
 	"github.com/prometheus/client_golang":  {"broker/api", "broker/node", "cmd/mayfly"},
-	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "scripts/tally"},
+	"os/exec":                              {"cmd/mayfly", "e2e/servertest", "plugins/host", "plugins/sdk/plugintest", "scripts/tally"},
+	"github.com/hashicorp/go-plugin":       {"plugins/host", "plugins/protocol", "plugins/sdk"},
+	"google.golang.org/grpc":               {"plugins/host", "plugins/protocol", "plugins/sdk"}, // spoken to plugins alone
 	"github.com/redis/go-redis/v9":         {"issuers/redis", "issuers/redis/redistest"},
 	"github.com/aws/aws-sdk-go-v2":         {"issuers/aws", "issuers/aws/awstest"},
 	"github.com/aws/smithy-go":             {"issuers/aws"},                           // the SDK's errors

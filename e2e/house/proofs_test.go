@@ -113,6 +113,9 @@ var decoders = map[string][]string{
 	"issuers/nats":        {"FuzzCompile", "FuzzServer", "FuzzAccount"},
 	"issuers/kubernetes":  {"FuzzCompile", "FuzzMark"},
 	"issuers/vault":       {"FuzzCompile", "FuzzRecord"},
+	"plugins/protocol":    {"FuzzNameForm"},
+
+	"plugins/example/htpasswd": {"FuzzFile"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

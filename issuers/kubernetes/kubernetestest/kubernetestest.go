@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -143,9 +142,9 @@ func (s *Server) writeFiles() error {
 func (s *Server) file(name string) string { return filepath.Join(s.Dir, name) }
 
 func (s *Server) startEtcd() error {
-	path, err := exec.LookPath("etcd")
+	path, err := servertest.Find("etcd-server", "etcd")
 	if err != nil {
-		return errors.New("no etcd is installed: apt-get update && apt-get install -y --no-install-recommends etcd-server")
+		return err
 	}
 	clients, peers := "http://127.0.0.1:"+strconv.Itoa(s.etcdPort), "http://127.0.0.1:"+strconv.Itoa(s.peerPort)
 	s.etcd, err = servertest.Start(servertest.Command{

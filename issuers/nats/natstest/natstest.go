@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -187,20 +186,10 @@ func (s *Server) prepare(o options, routes []int) (err error) {
 	return s.account.WriteFile(filepath.Join(s.Dir, "nats.conf"), []byte(strings.Join(append(lines, o.lines...), "\n")+"\n"))
 }
 
-// find returns the server's path.
-func find() (string, error) {
-	for _, dir := range []string{"", "/usr/sbin/", "/usr/local/bin/"} {
-		if path, err := exec.LookPath(dir + "nats-server"); err == nil {
-			return path, nil
-		}
-	}
-	return "", errors.New("no nats-server is installed: apt-get update && apt-get install -y --no-install-recommends nats-server")
-}
-
 // StartAgain starts the server after [Server.Stop] or [Server.Kill], on the same
 // port, configuration and data.
 func (s *Server) StartAgain(ctx context.Context) error {
-	path, err := find()
+	path, err := servertest.Find("nats-server", "nats-server")
 	if err != nil {
 		return err
 	}

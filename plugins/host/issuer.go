@@ -1,0 +1,380 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/plugins/protocol"
+)
+
+// issuer is one target of a plugin. It outlives the plugin's processes: in each
+// new one it opens its target again, with the first call that needs it.
+type issuer struct {
+	k      *kind
+	target issuers.Target
+	forget func() // its secrets
+
+	opening *semaphore.Weighted // of one: guards in and handle
+	in      *process
+	handle  uint64
+
+	mu     sync.Mutex
+	closed bool
+	docs   published
+}
+
+// published are the documents of the last time that the plugin was asked.
+type published struct {
+	docs map[string][]byte
+	err  error
+	at   time.Time
+}
+
+// Issuers that can more: whoever asks whether a target can extend, list or publish
+// asks its type.
+type (
+	extends   struct{ *issuer }
+	lists     struct{ *issuer }
+	publishes struct{ *issuer }
+)
+
+func newIssuer(k *kind, t issuers.Target) issuers.Issuer {
+	i := &issuer{k: k, target: t, forget: k.s.keep(t.Secrets), opening: semaphore.NewWeighted(1)}
+	e, l, p := k.manifest.Can(protocol.AbleExtend), k.manifest.Can(protocol.AbleList), k.manifest.Can(protocol.AblePublish)
+	type (
+		extender  = issuers.Extender
+		lister    = issuers.Lister
+		publisher = issuers.Publisher
+	)
+	switch {
+	case e && l && p:
+		return struct {
+			*issuer
+			extender
+			lister
+			publisher
+		}{i, extends{i}, lists{i}, publishes{i}}
+	case e && l:
+		return struct {
+			*issuer
+			extender
+			lister
+		}{i, extends{i}, lists{i}}
+	case e && p:
+		return struct {
+			*issuer
+			extender
+			publisher
+		}{i, extends{i}, publishes{i}}
+	case l && p:
+		return struct {
+			*issuer
+			lister
+			publisher
+		}{i, lists{i}, publishes{i}}
+	case e:
+		return struct {
+			*issuer
+			extender
+		}{i, extends{i}}
+	case l:
+		return struct {
+			*issuer
+			lister
+		}{i, lists{i}}
+	case p:
+		return struct {
+			*issuer
+			publisher
+		}{i, publishes{i}}
+	}
+	return i
+}
+
+// The abilities that every issuer here has: where the plugin lacks them, there is
+// nothing to fence and nothing to sweep, and a check says how the plugin does.
+var (
+	_ issuers.Checker = (*issuer)(nil)
+	_ issuers.Fencer  = (*issuer)(nil)
+	_ issuers.Sweeper = (*issuer)(nil)
+)
+
+// lied is the error for an answer that cannot be true. The target may have acted:
+// who lies about the answer may lie about that.
+func (i *issuer) lied(format string, args ...any) *issuers.Error {
+	text := i.k.said(fmt.Sprintf(format, args...), maxReceipt)
+	i.k.s.log.Error("the plugin gave an answer that is not one", "target", i.target.Name, "answer", text)
+	return &issuers.Error{Kind: issuers.Unknown, Detail: "plugin " + i.k.manifest.Name + " gave an answer that is not one: " + text}
+}
+
+// failure is what the plugin says of its target.
+func (i *issuer) failure(e *protocol.Error) *issuers.Error {
+	out := &issuers.Error{Kind: e.KindOf(), Detail: i.k.said(e.Detail, maxReceipt)}
+	if out.Detail == "" {
+		out.Detail = "the plugin gives no reason"
+	}
+	if e.Cause != "" {
+		out.Err = errors.New(i.k.said(e.Cause, maxReceipt))
+	}
+	return out
+}
+
+// verdict is nil for a yes.
+func (i *issuer) verdict(v protocol.Verdict) error {
+	if v.Error == nil {
+		return nil
+	}
+	return i.failure(v.Error)
+}
+
+// unsent is the error for a call that did not reach the plugin.
+func unsent(why string) *issuers.Error {
+	return &issuers.Error{Kind: issuers.Unreachable, Detail: why}
+}
+
+// enter returns the running process with this target open in it. Whoever gets one
+// leaves it again.
+func (i *issuer) enter(ctx context.Context) (*process, uint64, *issuers.Error) {
+	if err := ctx.Err(); err != nil {
+		return nil, 0, unsent(err.Error())
+	}
+	i.mu.Lock()
+	closed := i.closed
+	i.mu.Unlock()
+	if closed {
+		return nil, 0, unsent("the target is closed")
+	}
+	p := i.k.s.enter()
+	if p == nil {
+		return nil, 0, unsent(i.k.s.absent())
+	}
+	handle, err := i.open(ctx, p)
+	if err != nil {
+		p.leave()
+		return nil, 0, err
+	}
+	return p, handle, nil
+}
+
+// open opens the target in p, once.
+func (i *issuer) open(ctx context.Context, p *process) (uint64, *issuers.Error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := i.opening.Acquire(ctx, 1); err != nil {
+		return 0, unsent("the target is still being opened in the plugin")
+	}
+	defer i.opening.Release(1)
+	if i.in == p {
+		return i.handle, nil
+	}
+	t, handle := i.target, p.handle()
+	a, err := protocol.All().Open.Call(ctx, p.conn, protocol.OpenRequest{
+		Handle: handle, Name: t.Name, Spec: t.Spec, Secrets: protocol.EncodeSecrets(t.Secrets), Term: t.Term, Issuer: t.Issuer,
+	})
+	if err != nil {
+		return 0, unsent("the target cannot be opened in the plugin: " + i.k.said(err.Error(), maxReceipt))
+	}
+	if a.Error != nil {
+		return 0, unsent("the target cannot be opened in the plugin: " + i.k.said(a.Error.Detail, maxReceipt))
+	}
+	i.in, i.handle = p, handle
+	return handle, nil
+}
+
+// call enters, asks, and leaves. An error of transport after the question was sent
+// is Unknown.
+func call[Q, A any](ctx context.Context, i *issuer, m protocol.Method[Q, A], q func(handle uint64) Q) (A, error) {
+	var none A
+	p, handle, fail := i.enter(ctx)
+	if fail != nil {
+		return none, fail
+	}
+	defer p.leave()
+	a, err := m.Call(ctx, p.conn, q(handle))
+	if err != nil {
+		return none, &issuers.Error{Kind: issuers.Unknown, Detail: "plugin " + i.k.manifest.Name + " did not answer: " + i.k.said(err.Error(), maxReceipt)}
+	}
+	return a, nil
+}
+
+func onlyHandle(handle uint64) protocol.HandleRequest { return protocol.HandleRequest{Handle: handle} }
+
+// Mint implements [issuers.Issuer].
+func (i *issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential, error) {
+	a, err := call(ctx, i, protocol.All().Mint, func(h uint64) protocol.LeaseRequest {
+		return protocol.LeaseRequest{Handle: h, Lease: protocol.EncodeLease(l)}
+	})
+	if err != nil {
+		return issuers.Credential{}, err
+	}
+	if a.Error != nil {
+		return issuers.Credential{}, i.failure(a.Error)
+	}
+	c, err := checkCredential(a)
+	if err != nil {
+		return issuers.Credential{}, i.lied("%v", err)
+	}
+	return c, nil
+}
+
+// Withdraw implements [issuers.Issuer].
+func (i *issuer) Withdraw(ctx context.Context, leases []issuers.Lease) []issuers.Outcome {
+	out := make([]issuers.Outcome, len(leases))
+	if len(leases) == 0 {
+		return out
+	}
+	all := func(err error) []issuers.Outcome {
+		for n := range out {
+			out[n].Err = err
+		}
+		return out
+	}
+	a, err := call(ctx, i, protocol.All().Withdraw, func(h uint64) protocol.LeasesRequest {
+		q := protocol.LeasesRequest{Handle: h}
+		for _, l := range leases {
+			q.Leases = append(q.Leases, protocol.EncodeLease(l))
+		}
+		return q
+	})
+	switch {
+	case err != nil:
+		return all(err)
+	case a.Error != nil:
+		return all(i.failure(a.Error))
+	case len(a.Outcomes) != len(leases):
+		return all(i.lied("%d outcomes for %d leases", len(a.Outcomes), len(leases)))
+	}
+	for n, o := range a.Outcomes {
+		out[n] = i.checkOutcome(o)
+	}
+	return out
+}
+
+// Extend implements [issuers.Extender].
+func (x extends) Extend(ctx context.Context, l issuers.Lease) error {
+	a, err := call(ctx, x.issuer, protocol.All().Extend, func(h uint64) protocol.LeaseRequest {
+		return protocol.LeaseRequest{Handle: h, Lease: protocol.EncodeLease(l)}
+	})
+	if err != nil {
+		return err
+	}
+	return x.verdict(a)
+}
+
+// List implements [issuers.Lister].
+func (x lists) List(ctx context.Context) ([]issuers.Found, error) {
+	a, err := call(ctx, x.issuer, protocol.All().List, onlyHandle)
+	if err != nil {
+		return nil, err
+	}
+	if a.Error != nil {
+		return nil, x.failure(a.Error)
+	}
+	return x.checkFound(a.Found)
+}
+
+// Check implements [issuers.Checker]: first how the plugin does, then what it says.
+func (i *issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
+	st := i.k.s.status()
+	own := issuers.Finding{Name: "plugin", OK: st.Running, Detail: "sha256 " + st.SHA256}
+	switch {
+	case !st.Running:
+		own.Detail = i.k.s.absent()
+		return []issuers.Finding{own}, nil
+	case st.Problem != "":
+		own.OK, own.Warning, own.Detail = false, true, own.Detail+"; the one that is registered now does not run: "+st.Problem
+	}
+	if !i.k.manifest.Can(protocol.AbleCheck) {
+		return []issuers.Finding{own}, nil
+	}
+	a, err := call(ctx, i, protocol.All().Check, onlyHandle)
+	if err == nil && a.Error != nil {
+		err = i.failure(a.Error)
+	}
+	if err != nil {
+		return nil, err
+	}
+	found, err := i.checkFindings(a.Findings)
+	return append([]issuers.Finding{own}, found...), err
+}
+
+// Fence implements [issuers.Fencer].
+func (i *issuer) Fence(ctx context.Context) error {
+	return i.where(ctx, protocol.AbleFence, protocol.All().Fence)
+}
+
+// Sweep implements [issuers.Sweeper].
+func (i *issuer) Sweep(ctx context.Context) error {
+	return i.where(ctx, protocol.AbleSweep, protocol.All().Sweep)
+}
+
+// where calls a method that says yes or no, where the plugin has it.
+func (i *issuer) where(ctx context.Context, a protocol.Ability, m protocol.Method[protocol.HandleRequest, protocol.Verdict]) error {
+	if !i.k.manifest.Can(a) {
+		return nil
+	}
+	v, err := call(ctx, i, m, onlyHandle)
+	if err != nil {
+		return err
+	}
+	return i.verdict(v)
+}
+
+// Publish implements [issuers.Publisher]. Anybody may ask for what is published, so
+// the plugin is asked seldom, and nobody waits long for it.
+func (x publishes) Publish(ctx context.Context) (map[string][]byte, error) {
+	i := x.issuer
+	i.mu.Lock()
+	known := i.docs
+	i.mu.Unlock()
+	if time.Since(known.at) < publishEvery {
+		return known.docs, known.err
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishWait)
+	defer cancel()
+	a, err := call(ctx, i, protocol.All().Publish, onlyHandle)
+	if err == nil && a.Error != nil {
+		err = i.failure(a.Error)
+	}
+	if err == nil {
+		err = i.checkDocuments(a.Documents)
+	}
+	if err != nil {
+		a.Documents = nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.docs = published{docs: a.Documents, err: err, at: time.Now()}
+	return a.Documents, err
+}
+
+// Close implements [issuers.Issuer]. It does not wait for the plugin.
+func (i *issuer) Close() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		return nil
+	}
+	i.closed = true
+	i.forget()
+	i.k.s.host.background(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+		if i.opening.Acquire(ctx, 1) != nil {
+			return
+		}
+		defer i.opening.Release(1)
+		if i.in == nil || !i.in.enter() {
+			return
+		}
+		defer i.in.leave()
+		_, _ = protocol.All().Close.Call(ctx, i.in.conn, protocol.HandleRequest{Handle: i.handle})
+	})
+	return nil
+}

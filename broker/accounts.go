@@ -299,7 +299,7 @@ func (e *Engine) awaitTurn(ctx context.Context, subject string, before ledger.Ro
 			out = wireRotation(q, r)
 			return nil
 		})
-		stands := r.ID != before.ID && !r.InFlight() && r.Wanted == "" || r.Tries > 0 && (r.ID != before.ID || r.Tries > before.Tries)
+		stands := r.ID != before.ID && !r.InFlight() && r.Wanted == "" && !r.Urgent || r.Tries > 0 && (r.ID != before.ID || r.Tries > before.Tries)
 		if err != nil || stands {
 			return out, err
 		}
@@ -365,4 +365,16 @@ func withRotation(q ledger.Query, o wire.Object) wire.Object {
 		o.Rotation = &w
 	}
 	return o
+}
+
+// unknownCredential is the answer for a name under which nothing was minted. An
+// account that lives on has many holders: it says which leases to look at.
+func (e *Engine) unknownCredential(q ledger.Query, username string) error {
+	for _, o := range q.Objects(ledger.KindAccount) {
+		var a ledger.AccountSpec
+		if json.Unmarshal(o.Spec, &a) == nil && slices.Contains(a.Usernames, username) {
+			return fault.New(fault.NotFound, "credential_shared", "%s is account %s, which is given out again and again. Who has had it: mayfly lease list --target %s", username, o.Name, a.Target)
+		}
+	}
+	return fault.New(fault.NotFound, "credential_unknown", "No credential of that name was ever minted here.")
 }

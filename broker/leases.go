@@ -212,7 +212,7 @@ func (e *Engine) Whohas(ctx context.Context, c Caller, name string) (wire.Whohas
 		l, ok := q.LeaseNamed(name)
 		if !ok {
 			if l, ok = q.Lease(name); !ok {
-				return fault.New(fault.NotFound, "credential_unknown", "No credential of that name was ever minted here.")
+				return e.unknownCredential(q, name)
 			}
 		}
 		out = wire.Whohas{

@@ -519,3 +519,30 @@ func TestMintWaitsForTheTargetsOwnSecret(t *testing.T) {
 		}
 	})
 }
+
+// TestRotatingNowEndsWhatWasGivenOut: from whatever state, a grace that runs for an
+// earlier turn included.
+func TestRotatingNowEndsWhatWasGivenOut(t *testing.T) {
+	for _, rests := range []bool{true, false} {
+		turnings(t, func(t *testing.T, r *rig, k *turning) {
+			r.apply(account(twoNames)...)
+			r.turns("Account/app", 1)
+			if !rests {
+				if _, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app"}); err != nil {
+					t.Fatal(err)
+				}
+				if x := r.rotation("Account/app"); x.State != ledger.RotationGrace {
+					t.Fatalf("%+v", x)
+				}
+			}
+			leaked := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+			x, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app", Now: true})
+			if err != nil || x.State != ledger.RotationIdle || x.Problem != "" {
+				t.Fatalf("%+v %v", x, err)
+			}
+			if k.has(leaked.Credential["username"], leaked.Credential["password"]) {
+				t.Errorf("rested before: %v; what leaked still logs in: %+v", rests, r.rotation("Account/app"))
+			}
+		})
+	}
+}

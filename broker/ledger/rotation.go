@@ -45,7 +45,7 @@ type Rotation struct {
 	ID      string `json:"id,omitempty"`
 	Reason  string `json:"reason,omitempty"`
 	BegunMS int64  `json:"begun_ms,omitempty"`
-	DoneMS  int64  `json:"done_ms,omitempty"` // when the last whole turn was verified
+	DoneMS  int64  `json:"done_ms,omitempty"` // when a secret was last replaced, and verified
 	// Turns counts completed turns.
 	Turns uint64 `json:"turns,omitempty"`
 	// Active is the slot whose secret is given out, Slot the one being replaced; 0
@@ -405,6 +405,7 @@ func (b *FinishRotation) apply(s *state, c *context) Result {
 // turned moves a rotation on after its secret was replaced, and returns when the
 // leader looks next.
 func (s *state) turned(c *context, r *Rotation, o Object) int64 {
+	r.DoneMS = c.now
 	if r.State == RotationTurning {
 		r.Turns++
 		r.Active = r.Slot
@@ -417,9 +418,13 @@ func (s *state) turned(c *context, r *Rotation, o Object) int64 {
 			return c.now + a.Grace.MS()
 		}
 	}
-	r.State, r.Urgent, r.DoneMS = RotationIdle, false, c.now
+	r.settle()
 	return r.rest(c.now)
 }
+
+// settle ends a turn. One that is wanted is yet to begin, and is as urgent as when
+// it was asked for.
+func (r *Rotation) settle() { r.State, r.Urgent = RotationIdle, r.Urgent && r.Wanted != "" }
 
 // TurnKeys takes a target's signing keys one step on. What changes travels as
 // secrets "Target/<name>/<field>".
@@ -472,7 +477,8 @@ func (b *TurnKeys) apply(s *state, c *context) Result {
 		r.Reason, r.BegunMS, r.Wanted = b.Reason, c.now, ""
 	case KeyRetired:
 		r.Turns++
-		r.DoneMS, r.Urgent, r.DueMS = c.now, false, b.DueMS
+		r.DoneMS, r.DueMS = c.now, b.DueMS
+		r.settle()
 		at = r.rest(c.now)
 	}
 	s.saveRotation(r, at)

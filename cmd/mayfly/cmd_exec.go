@@ -315,7 +315,7 @@ func (r *runner) endTask(id string) {
 }
 
 const (
-	endWait     = 10 * time.Second // for the target to confirm
+	endWait     = 15 * time.Second // for the target to confirm
 	endPatience = 15 * time.Second
 )
 

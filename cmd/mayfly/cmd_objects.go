@@ -286,6 +286,7 @@ func summary(o wire.Object) string {
 			Max     string `json:"max"`
 		} `json:"ttl"`
 		Members   []json.RawMessage `json:"members"`
+		Account   string            `json:"account"`
 		Target    string            `json:"target"`
 		Usernames []string          `json:"usernames"`
 		File      string            `json:"file"`
@@ -297,6 +298,9 @@ func summary(o wire.Object) string {
 	case "Target", "AuthMethod", "Sink":
 		return strings.TrimSpace(spec.Type + " " + spec.Address + spec.Issuer)
 	case "Role":
+		if spec.Account != "" {
+			return "account " + spec.Account + ", ttl " + short(spec.TTL.Default) + ", at most " + short(spec.TTL.Max)
+		}
 		return "ttl " + short(spec.TTL.Default) + ", at most " + short(spec.TTL.Max)
 	case "Group":
 		return count(len(spec.Members), "member")

@@ -142,9 +142,9 @@ func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Re
 		}
 		r, _ := q.Rotation(cmd.Subject)
 		switch {
-		case r.BegunMS >= l.End.SinceMS && r.State == ledger.RotationIdle && r.DoneMS >= r.BegunMS:
+		case r.Turns > q.LetGo(l.ID) && r.State == ledger.RotationIdle:
 			receipt = &issuers.Receipt{Proof: proofRotated, Detail: "account " + name + " has had another secret since " + at(r.DoneMS).Format(time.RFC3339) + "; the target took it in a login"}
-		case r.BegunMS < l.End.SinceMS && r.Wanted == "" || cmd.Urgent && !r.Urgent:
+		case r.Turns == q.LetGo(l.ID) && r.Wanted == "" && r.State != ledger.RotationTurning || cmd.Urgent && !r.Urgent:
 			want = &cmd
 		}
 		return nil

@@ -51,6 +51,10 @@ func (s *state) endLease(c *context, l Lease, reason string) {
 	l.End = &End{Reason: reason, By: c.Actor.Principal, SinceMS: c.now}
 	s.save(bucketLease, []byte(l.ID), l)
 	s.put(bucketEnding, key(l.Target, l.ID), beUint(0)) // at once, by whatever clock
+	if account, on := AccountOf(l); on {
+		r, _ := s.rotation(RotationSubject(KindAccount, account))
+		s.put(bucketLetGo, []byte(l.ID), beUint(r.Turns))
+	}
 
 	t, ok := s.task(g.TaskID)
 	switch {
@@ -119,6 +123,7 @@ func (s *state) closeLease(c *context, l Lease, receipt json.RawMessage) {
 	l.End.EndedMS, l.End.Receipt, l.End.Problem = c.now, receipt, ""
 	s.save(bucketLease, []byte(l.ID), l)
 	s.del(bucketEnding, key(l.Target, l.ID))
+	s.del(bucketLetGo, []byte(l.ID))
 	s.del(bucketLeaseOn, key(l.Target, l.ID))
 }
 

@@ -69,6 +69,7 @@ const (
 	bucketRotation    = "rotation"     // kind / name → Rotation
 	bucketRotationDue = "rotation_due" // ms ‖ kind / name
 	bucketTurning     = "turning"      // target \0 kind / name: the next secret may be in use
+	bucketLetGo       = "let_go"       // lease on an account, ending → turns of the account by then
 	bucketRotated     = "rotated"      // kind / name → seq of the last secret that came into use
 )
 

@@ -443,6 +443,10 @@ func (q Query) Rotated(subject string) uint64 {
 // cannot put another secret there.
 func (q Query) RotationOwns(kind, name, field string) bool { return q.v.ownsSecret(kind, name, field) }
 
+// LetGo is how often an account had turned when a lease on it was set to end: one
+// turn more, and at rest, and what the lease gave out is dead.
+func (q Query) LetGo(lease string) uint64 { return toUint(q.v.Get(bucketLetGo, []byte(lease))) }
+
 // NextSecret is the one that a rotation in flight brings; nil where there is none.
 func (q Query) NextSecret(subject string) []byte {
 	return q.v.Get(bucketSecret, secretKey(secretOwner, subject, "next"))

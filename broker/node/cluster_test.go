@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -180,8 +182,20 @@ func TestRekeyReachesTheFollowers(t *testing.T) {
 	nodes, old := three(t)
 	_, err := nodes[1].Rekey(t.Context(), wire.RekeyRequest{Shares: old[:2], Count: 5, Threshold: 3})
 	refused(t, err, "no_leader")
+	// A node whose keyring cannot be stored says nothing of it, and stores it later:
+	// after a crash it would open by the old shares.
+	stuck := nodes[2].KeyringFile()
+	must(t, os.Rename(stuck, stuck+".aside"))
+	must(t, os.MkdirAll(filepath.Join(stuck, "in the way"), 0o700))
 	fresh, err := nodes[0].Rekey(t.Context(), wire.RekeyRequest{Shares: old[:2], Count: 5, Threshold: 3})
 	must(t, err)
+	eventually(t, "a follower has the new keyring", func() bool { return nodes[1].Status().Threshold == 3 })
+	eventually(t, "the other has tried to store it", nodes[2].Unstored)
+	if s := nodes[2].Status(); s.Threshold != 2 {
+		t.Errorf("a threshold of %d that is stored nowhere", s.Threshold)
+	}
+	must(t, os.RemoveAll(stuck))
+	must(t, os.Rename(stuck+".aside", stuck))
 	for _, n := range nodes[1:] {
 		eventually(t, "a follower has the new keyring", func() bool { return n.Status().Threshold == 3 })
 	}

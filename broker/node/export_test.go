@@ -30,3 +30,9 @@ func (n *Node) Diverged() bool {
 	r, err := n.current()
 	return err == nil && r.diverged.Load()
 }
+
+// KeyringFile is where the wrapped keyring is stored.
+func (n *Node) KeyringFile() string { return n.path(keyringFile) }
+
+// Unstored says that the keyring has learnt what its file does not hold yet.
+func (n *Node) Unstored() bool { return n.unstored.Load() }

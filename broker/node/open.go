@@ -193,15 +193,24 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 		return err
 	}
 	changed, err := k.Absorb(w)
-	if err != nil || !changed {
+	if changed {
+		n.unstored.Store(true)
+	}
+	if err != nil || !n.unstored.Load() {
 		return err
 	}
 	w, err = k.Rewrap()
 	if err != nil {
 		return err
 	}
+	// Stored before it is told of: whoever reads that the old shares open nothing
+	// may rely on it over a crash. What could not be stored is tried again.
+	if err := w.WriteFile(n.path(keyringFile)); err != nil {
+		return err
+	}
 	n.newest.Store(w)
-	return w.WriteFile(n.path(keyringFile))
+	n.unstored.Store(false)
+	return nil
 }
 
 // Paths on the cluster port that are the nodes' own business.

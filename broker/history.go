@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -17,7 +15,6 @@ import (
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/policy"
 	"github.com/mayfly-broker/mayfly/client/wire"
-	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // Describe reads an audit summary out of a command's bytes; package replay does
@@ -269,128 +266,4 @@ func casesDocument(raw json.RawMessage) []byte {
 		return rawMessage(map[string]any{"cases": list})
 	}
 	return raw
-}
-
-// Reconcile compares what targets hold with what the ledger says. What the
-// ledger knows as ended is removed at once; what nobody knows waits for a
-// person (HAZARDS 8).
-func (e *Engine) Reconcile(ctx context.Context, c Caller, target string) ([]wire.Drift, error) {
-	if err := e.mayAudit(ctx, c); err != nil {
-		return nil, err
-	}
-	var names []string
-	err := e.view(func(q ledger.Query) error {
-		for _, o := range q.Objects(ledger.KindTarget) {
-			if target == "" || o.Name == target {
-				names = append(names, o.Name)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if len(names) == 0 && target != "" {
-		return nil, fault.New(fault.NotFound, "not_found", "Target %s does not exist.", target)
-	}
-	out := []wire.Drift{}
-	for _, n := range names {
-		if d, ok := e.reconcileTarget(ctx, n); ok {
-			out = append(out, d)
-		}
-	}
-	return out, nil
-}
-
-// reconcileTimeout bounds the look at one target.
-const reconcileTimeout = 30 * time.Second
-
-// reconcileTarget compares one target; ok is false where the kind cannot list.
-func (e *Engine) reconcileTarget(ctx context.Context, name string) (d wire.Drift, ok bool) {
-	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
-	defer cancel()
-	d = wire.Drift{Target: name, Unknown: []string{}, Ended: []string{}, Missing: []string{}}
-	var t *target
-	if err := e.viewing(ctx, func(q ledger.Query) (err error) { t, err = e.targets.acquire(q, name); return err }); err != nil {
-		d.Error = err.Error()
-		return d, true
-	}
-	defer e.targets.release(t)
-	lister, ok := t.issuer.(issuers.Lister)
-	if !ok {
-		return d, false
-	}
-	// What is open now and still open after the look must have been there.
-	before := e.openNames(name)
-	found, err := lister.List(ctx)
-	if err != nil {
-		d.Error = err.Error()
-		return d, true
-	}
-	after := e.openNames(name)
-	var over []ledger.Lease
-	err = e.view(func(q ledger.Query) error {
-		for _, f := range found {
-			l, known := q.LeaseNamed(f.Name)
-			switch {
-			case !known:
-				d.Unknown = append(d.Unknown, f.Name)
-			case l.State == ledger.LeaseEnded:
-				d.Ended = append(d.Ended, f.Name)
-				over = append(over, l)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		d.Error = err.Error()
-		return d, true
-	}
-	for cred := range before {
-		if after[cred] && !slices.ContainsFunc(found, func(f issuers.Found) bool { return f.Name == cred }) {
-			d.Missing = append(d.Missing, cred)
-		}
-	}
-	slices.Sort(d.Missing)
-	e.removeEnded(ctx, t, over)
-	return d, true
-}
-
-// openNames returns the names of the open leases on a target whose mint
-// deadline has passed: those must be there.
-func (e *Engine) openNames(target string) map[string]bool {
-	out := map[string]bool{}
-	now := e.now().UnixMilli()
-	err := e.view(func(q ledger.Query) error {
-		for _, id := range q.LeasesOn(target, 1<<20) {
-			if l, ok := q.Lease(id); ok && l.State == ledger.LeaseOpen && l.MintDeadlineMS < now {
-				if _, given := ledger.AccountOf(l); given {
-					continue // nothing on the target bears its name
-				}
-				out[l.Name] = true
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		e.log.Error("cannot read a target's leases", "target", target, "error", err)
-	}
-	return out
-}
-
-// removeEnded withdraws again what the ledger knows as ended.
-func (e *Engine) removeEnded(ctx context.Context, t *target, over []ledger.Lease) {
-	for len(over) > 0 {
-		n := min(len(over), withdrawBatch)
-		leases := make([]issuers.Lease, n)
-		for i, l := range over[:n] {
-			leases[i] = issuerLease(l, ledger.RoleSpec{})
-		}
-		for i, o := range t.issuer.Withdraw(ctx, leases) {
-			if o.Err != nil {
-				e.log.Warn("ended credential not removed; reconcile again", "target", t.name, "lease", over[i].ID, "error", o.Err)
-			}
-		}
-		over = over[n:]
-	}
 }

@@ -282,8 +282,12 @@ func (c *Client) Rotations(ctx context.Context) ([]wire.Rotation, error) {
 }
 
 // Reconcile compares a target, or with "" all of them, with the ledger.
-func (c *Client) Reconcile(ctx context.Context, target string) ([]wire.Drift, error) {
-	return send[[]wire.Drift](ctx, c, call{path: "/reconcile" + query("target", target), extra: 2 * time.Minute}, nil)
+func (c *Client) Reconcile(ctx context.Context, in wire.ReconcileRequest) ([]wire.Drift, error) {
+	heal := ""
+	if in.Heal {
+		heal = "true"
+	}
+	return send[[]wire.Drift](ctx, c, call{path: "/reconcile" + query("target", in.Target, "heal", heal, "reason", in.Reason), extra: 2 * time.Minute}, nil)
 }
 
 // Raw makes a signed call of any method and path, for what has no method here.

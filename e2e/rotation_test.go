@@ -120,6 +120,14 @@ func TestRotationSurvivesKills(t *testing.T) {
 		t.Errorf("%d logins, %d refused: %v", u.logins, len(u.refused), u.refused)
 	}
 	t.Logf("%d logins, none refused", u.logins)
+	harness.Within(t, 60*time.Second, "the last grace has ended", func() error {
+		var o wire.Object
+		dev.Operator.JSON(t, &o, "get", "account", "billing")
+		if o.Rotation == nil || o.Rotation.State != "idle" {
+			return fmt.Errorf("%+v", o.Rotation)
+		}
+		return nil
+	})
 	if c, err := harness.Login(t, pg.URL("billing_a", "old", "orders")); err == nil {
 		_ = c.Close(t.Context())
 		t.Error("the first secret of billing_a, which people know, still works")

@@ -136,17 +136,18 @@ func TestPathsReachTheEngine(t *testing.T) {
 	tc, n := one(t)
 	c := tc.newClient(t, sesame, "dpop")
 	for path, want := range map[string]any{
-		"POST /tasks/task_7/heartbeat":            "task_7",
-		"GET /tasks/task_7":                       "task_7",
-		"GET /leases/lease_7":                     "lease_7",
-		"GET /decisions/dec_7":                    "dec_7",
-		"DELETE /keys/abc?principal=human:bo":     "human:bo abc",
-		"POST /targets/orders/check":              "orders",
-		"POST /reconcile?target=orders":           "orders",
-		"GET /audit/entries?from=5&limit=3":       3,
-		"GET /audit/export?from=5&to=9":           [2]uint64{5, 9},
-		"GET /objects/Role/orders/readonly":       "orders/readonly",
-		"GET /whohas?name=v-orders-0123456789abc": "v-orders-0123456789abc",
+		"POST /tasks/task_7/heartbeat":                "task_7",
+		"GET /tasks/task_7":                           "task_7",
+		"GET /leases/lease_7":                         "lease_7",
+		"GET /decisions/dec_7":                        "dec_7",
+		"DELETE /keys/abc?principal=human:bo":         "human:bo abc",
+		"POST /targets/orders/check":                  "orders",
+		"POST /reconcile?target=orders":               wire.ReconcileRequest{Target: "orders"},
+		"POST /reconcile?target=t&heal=true&reason=r": wire.ReconcileRequest{Target: "t", Heal: true, Reason: "r"},
+		"GET /audit/entries?from=5&limit=3":           3,
+		"GET /audit/export?from=5&to=9":               [2]uint64{5, 9},
+		"GET /objects/Role/orders/readonly":           "orders/readonly",
+		"GET /whohas?name=v-orders-0123456789abc":     "v-orders-0123456789abc",
 	} {
 		method, rest, _ := strings.Cut(path, " ")
 		okay(t, c.do(n, method, rest, ""), nil)

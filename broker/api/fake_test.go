@@ -219,8 +219,8 @@ func (b *fakeBroker) AuditExport(_ context.Context, c broker.Caller, from, to ui
 func (b *fakeBroker) AuditVerify(_ context.Context, c broker.Caller) (wire.VerifyAnswer, error) {
 	return wire.VerifyAnswer{OK: true}, b.note(c, nil)
 }
-func (b *fakeBroker) Reconcile(_ context.Context, c broker.Caller, target string) ([]wire.Drift, error) {
-	return nil, b.note(c, target)
+func (b *fakeBroker) Reconcile(_ context.Context, c broker.Caller, in wire.ReconcileRequest) ([]wire.Drift, error) {
+	return nil, b.note(c, in)
 }
 
 // fakeNode is one node of the fake cluster.

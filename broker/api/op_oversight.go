@@ -28,6 +28,8 @@ type exportInput struct {
 
 type reconcileInput struct {
 	Target string `query:"target" maxLength:"128" doc:"All targets where left out"`
+	Heal   bool   `query:"heal" doc:"Remove what no lease names, and end leases whose credential is missing; needs target and reason"`
+	Reason string `query:"reason" maxLength:"1024" doc:"Why, for the record"`
 }
 
 func (f *surface) addOversight() {
@@ -65,7 +67,7 @@ func (f *surface) addOversight() {
 		})
 	add(f, route{method: http.MethodPost, path: "/reconcile", id: "reconcile", tag: "oversight", timeout: longCall, summary: "Compare targets with the ledger"},
 		func(ctx context.Context, c *call, in *reconcileInput) ([]wire.Drift, error) {
-			return list(c.broker.Reconcile(ctx, c.caller, in.Target))
+			return list(c.broker.Reconcile(ctx, c.caller, wire.ReconcileRequest{Target: in.Target, Heal: in.Heal, Reason: in.Reason}))
 		})
 	f.addAudit()
 }

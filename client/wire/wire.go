@@ -429,7 +429,18 @@ type Drift struct {
 	Ended []string `json:"ended"`
 	// Missing leases are open, but their credential is not on the target.
 	Missing []string `json:"missing"`
-	Error   string   `json:"error,omitempty"`
+	// Healed are those of Unknown and Missing that are put right: removed from the
+	// target, or their leases set to end. Only where that was asked for.
+	Healed []string `json:"healed,omitempty"`
+	Error  string   `json:"error,omitempty"`
+}
+
+// ReconcileRequest compares a target, or with "" all of them, with the ledger.
+type ReconcileRequest struct {
+	Target string
+	// Heal puts one target right, and needs a Reason.
+	Heal   bool
+	Reason string
 }
 
 // InitRequest initialises a cluster on an empty node.

@@ -111,20 +111,36 @@ func reconcileCommand(s *shell) *cli.Command {
 	return &cli.Command{
 		Name: "reconcile", Category: forWatchers, ArgsUsage: "[TARGET]",
 		Usage: "compare what is on the targets with the ledger",
-		Description: `Ends with 1 if there is a difference.
+		Description: `What the ledger knows as ended is removed at once. What no lease names, and a
+lease whose credential is missing, is only shown: it waits for a person, who puts
+one target right with --heal. Ends with 1 if there is a difference that stays.
 
 Examples:
   mayfly reconcile
-  mayfly reconcile orders -o json`,
+  mayfly reconcile orders -o json
+  mayfly reconcile orders --heal --yes --reason "left by the drill of Tuesday"`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "heal", Usage: "remove what no lease names, and end leases whose credential is missing"},
+			&cli.BoolFlag{Name: "yes", Usage: "go on without being asked"},
+			&cli.StringFlag{Name: "reason", Usage: "why, for the record (`R`)"},
+		},
 		Action: s.with(0, 2, func(c *cli.Context, cl *client.Client, args []string) error {
-			target := ""
+			in := wire.ReconcileRequest{Heal: c.Bool("heal")}
+			var err error
 			if len(args) > 0 {
-				var err error
-				if target, err = named("Target", args); err != nil {
+				if in.Target, err = named("Target", args); err != nil {
 					return err
 				}
 			}
-			list, err := cl.Reconcile(c.Context, target)
+			if in.Heal {
+				if in.Target == "" {
+					return usage("--heal puts one target right: mayfly reconcile TARGET --heal")
+				}
+				if in.Reason, err = s.confirm(c, "remove from target "+clean(in.Target)+" what no lease names, and end the leases whose credential is missing there"); err != nil {
+					return err
+				}
+			}
+			list, err := cl.Reconcile(c.Context, in)
 			if err != nil {
 				return err
 			}
@@ -135,7 +151,7 @@ Examples:
 				return err
 			}
 			for _, d := range list {
-				if d.Error != "" || len(d.Unknown)+len(d.Ended)+len(d.Missing) > 0 {
+				if d.Error != "" || len(d.Unknown)+len(d.Ended)+len(d.Missing) > len(d.Healed) {
 					return told(exitFailed)
 				}
 			}
@@ -152,7 +168,8 @@ func driftLines(p *page, list []wire.Drift) {
 		}
 		p.printf("%s  %s\n", p.paint(red, "DIFF"), clean(d.Target))
 		p.card("      error", d.Error, "      unknown (ours by their mark, in no lease; a person decides)", strings.Join(d.Unknown, ", "),
-			"      ended (still there; being removed)", strings.Join(d.Ended, ", "), "      missing (an open lease, no credential)", strings.Join(d.Missing, ", "))
+			"      ended (still there; being removed)", strings.Join(d.Ended, ", "), "      missing (an open lease, no credential)", strings.Join(d.Missing, ", "),
+			"      put right", strings.Join(d.Healed, ", "))
 	}
 	if len(list) == 0 {
 		p.line("there is no target whose catalogue can be compared")

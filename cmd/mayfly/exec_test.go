@@ -145,7 +145,7 @@ func TestExecEndsWithTheCommandsCodeAndLeavesNothing(t *testing.T) {
 	b.start("exec", "orders/readonly", "--", "sh", "-c", "exit 7").want(7)
 	b.clean()
 	ends := b.c.Calls("POST", "/api/v1/tasks/")
-	if len(ends) != 1 || !strings.Contains(ends[0].Path, "wait=10s") {
+	if len(ends) != 1 || !strings.Contains(ends[0].Path, "wait=15s") {
 		t.Errorf("the end did not wait for the target: %+v", ends)
 	}
 	b.start("exec", "orders/readonly", "--", "sh", "-c", "kill -KILL $$").want(137)

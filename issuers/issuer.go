@@ -86,6 +86,9 @@ type Target struct {
 	Spec json.RawMessage
 	// Secrets are the target's own: the admin password, a CA key. Never logged.
 	Secrets map[string]secret.Text
+	// Version is the target's document's version, which grows with every change of
+	// it and of its secrets; 0 for a Draft.
+	Version uint64
 	// Term is the fencing number of the leader that opens the target; it only
 	// grows (HAZARDS 8). Zero is valid for a target opened without a cluster.
 	Term uint64

@@ -58,7 +58,8 @@ Examples:
   mayfly target add redis cache.internal --name cache --username mayfly --tls-ca-file ca.pem
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
-  mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'`,
+  mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'
+  mayfly target add kv --name keys --set entries='{"stripe": {"owner": "human:ann", "value": {"from_file": "stripe.key"}}}'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
@@ -204,6 +205,8 @@ func tryOut(kind string, role wire.Object) string {
 		return request + " --public-key ~/.ssh/id_ed25519.pub"
 	case "aws":
 		return "mayfly exec " + role.Name + " -- aws sts get-caller-identity"
+	case "kv":
+		return request + " -o env"
 	case "mysql": // its clients take user and database as arguments alone
 		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
@@ -263,7 +266,7 @@ func (d draft) kind() string { kind, _ := d.spec["type"].(string); return kind }
 var speaksSQL = map[string]bool{"postgres": true, "mysql": true}
 
 // unreached are kinds whose target is the broker itself.
-var unreached = map[string]bool{"jwt": true, "x509": true, "ssh": true}
+var unreached = map[string]bool{"jwt": true, "x509": true, "ssh": true, "kv": true}
 
 // defaultPorts of kinds that are reached over the network.
 var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis": "6379", "rabbitmq": "15671"}
@@ -317,7 +320,7 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		}
 		d.spec[k] = parsed
 	}
-	return d, nil
+	return d, s.sealDraft(&d)
 }
 
 // draftDatabase fills in where a server is and how the broker logs in to it.

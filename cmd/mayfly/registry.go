@@ -4,6 +4,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/aws"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
+	"github.com/mayfly-broker/mayfly/issuers/kv"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/redis"
@@ -22,5 +23,6 @@ func targetKinds() []issuers.Kind {
 		ssh.Kind{},
 		redis.Kind{},
 		aws.Kind{},
+		kv.Kind{},
 	}
 }

@@ -59,7 +59,8 @@ Examples:
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'
-  mayfly target add kv --name keys --set entries='{"stripe": {"owner": "human:ann", "value": {"from_file": "stripe.key"}}}'`,
+  mayfly target add kv --name keys --set entries='{"stripe": {"owner": "human:ann", "value": {"from_file": "stripe.key"}}}'
+  mayfly target add github --name code --set client_id=Iv23liABCDEF0123456789 --set owner=Acme --set repositories='["Acme/orders"]' --password-file app.pem`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
@@ -205,6 +206,8 @@ func tryOut(kind string, role wire.Object) string {
 		return request + " --public-key ~/.ssh/id_ed25519.pub"
 	case "aws":
 		return "mayfly exec " + role.Name + " -- aws sts get-caller-identity"
+	case "github":
+		return "mayfly exec " + role.Name + " -- gh api /installation/repositories"
 	case "kv":
 		return request + " -o env"
 	case "mysql": // its clients take user and database as arguments alone
@@ -290,6 +293,10 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 		return d, usage("%s: a target of kind %s has no address; write mayfly target add %s --name T", clean(address), kind, kind)
 	} else if kind == "aws" {
 		if err := s.draftAWS(c, &d, address); err != nil {
+			return d, err
+		}
+	} else if kind == "github" {
+		if err := s.draftGitHub(c, &d, address); err != nil {
 			return d, err
 		}
 	} else if address != "" {

@@ -30,14 +30,15 @@ var may = map[string]struct {
 
 	"raftstore": {product: []string{"secret"}, why: "a replicated store that knows nothing of credentials"},
 
-	"issuers":                 {product: []string{"scope", "secret"}, why: "the interface that broker and issuers share"},
-	"issuers/issuertest":      {product: []string{"issuers", "scope", "secret"}, why: "the suite every issuer runs"},
-	"issuers/postgres/pgtest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/ssh/sshdtest":    {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/mysql/mysqltest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/aws/awstest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
+	"issuers":                   {product: []string{"scope", "secret"}, why: "the interface that broker and issuers share"},
+	"issuers/issuertest":        {product: []string{"issuers", "scope", "secret"}, why: "the suite every issuer runs"},
+	"issuers/postgres/pgtest":   {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/ssh/sshdtest":      {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/mysql/mysqltest":   {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/redis/redistest":   {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/aws/awstest":       {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
+	"issuers/github/githubtest": {why: "plays GitHub for tests"},
+	"issuers/*":                 {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},

@@ -110,6 +110,7 @@ var decoders = map[string][]string{
 	"issuers/redis":       {"FuzzCompile", "FuzzClusterNodes"},
 	"issuers/aws":         {"FuzzCompile", "FuzzAnswer"},
 	"issuers/kv":          {"FuzzCompile"},
+	"issuers/github":      {"FuzzCompile"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

@@ -132,7 +132,7 @@ func (i *issuer) Withdraw(_ context.Context, leases []issuers.Lease) []issuers.O
 		}
 		out[n].Receipt = issuers.Receipt{
 			Proof:  issuers.ProofExpiresOnly,
-			Detail: "nothing was withdrawn: whoever read " + what + " knows it until it is changed at its source; this lease delivers it no more after " + expiry(l, i.spec.maxTTL).UTC().Format(time.RFC3339),
+			Detail: "nothing was withdrawn: whoever read " + what + " knows it until it is changed at its source; this lease delivers it no more",
 		}
 	}
 	return out
@@ -148,7 +148,10 @@ func (i *issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 	var out []issuers.Finding
 	for _, name := range i.spec.names {
 		e := i.spec.Entries[name]
-		f := issuers.Finding{Name: "entry " + name, OK: true, Detail: "version " + strconv.FormatUint(i.version, 10) + ", of " + e.Owner}
+		f := issuers.Finding{Name: "entry " + name, OK: true, Detail: "of " + e.Owner}
+		if i.version > 0 { // of a draft there is none yet
+			f.Detail = "version " + strconv.FormatUint(i.version, 10) + ", " + f.Detail
+		}
 		switch err := e.checkValue(i.secrets[name]); {
 		case err != nil:
 			f.OK, f.Detail, f.Fix = false, err.Error(), "in the target's document: entries: "+name+": value: {from_file: FILE}"

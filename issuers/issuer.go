@@ -18,7 +18,8 @@ import (
 )
 
 // Kind describes one kind of target: how its configuration and scopes read, and
-// how to open one. Implementations are stateless and safe for concurrent use.
+// how to open one. Implementations are safe for concurrent use, and stateless but
+// for what one must hold to withdraw it and may not write down (issuers/github).
 type Kind interface {
 	// Name is the word in a Target's `type`: "postgres", "jwt", "x509".
 	Name() string

@@ -97,7 +97,7 @@ func (e *Engine) openTarget(o ledger.Object, secrets map[string]secret.Text, ter
 		return nil, err
 	}
 	iss, err := kind.Open(issuers.Target{
-		Name: o.Name, Spec: rest, Secrets: secrets, Term: term, Issuer: e.cfg.Issuer, Draft: o.Version == 0,
+		Name: o.Name, Spec: rest, Secrets: secrets, Version: o.Version, Term: term, Issuer: e.cfg.Issuer, Draft: o.Version == 0,
 		Log: e.log.With(slog.String("target", o.Name)),
 	})
 	if err != nil {

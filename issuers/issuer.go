@@ -18,7 +18,8 @@ import (
 )
 
 // Kind describes one kind of target: how its configuration and scopes read, and
-// how to open one. Implementations are stateless and safe for concurrent use.
+// how to open one. Implementations are safe for concurrent use, and stateless but
+// for what one must hold to withdraw it and may not write down (issuers/github).
 type Kind interface {
 	// Name is the word in a Target's `type`: "postgres", "jwt", "x509".
 	Name() string
@@ -103,6 +104,9 @@ type Target struct {
 	Spec json.RawMessage
 	// Secrets are the target's own: the admin password, a CA key. Never logged.
 	Secrets map[string]secret.Text
+	// Version is the target's document's version, which grows with every change of
+	// it and of its secrets; 0 for a Draft.
+	Version uint64
 	// Term is the fencing number of the leader that opens the target; it only
 	// grows (HAZARDS 8). Zero is valid for a target opened without a cluster.
 	Term uint64

@@ -65,6 +65,8 @@ Examples:
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'
+  mayfly target add kv --name keys --set entries='{"stripe": {"owner": "human:ann", "value": {"from_file": "stripe.key"}}}'
+  mayfly target add github --name code --set client_id=Iv23liABCDEF0123456789 --set owner=Acme --set repositories='["Acme/orders"]' --password-file app.pem
   mayfly target add htpasswd --name site --spec site.yaml       # a plugin's kind`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
@@ -215,6 +217,10 @@ func tryOut(kind string, role wire.Object) string {
 		return "mayfly exec " + role.Name + " --files kube -- kubectl --kubeconfig kube/kubeconfig get pods"
 	case "aws":
 		return "mayfly exec " + role.Name + " -- aws sts get-caller-identity"
+	case "github":
+		return "mayfly exec " + role.Name + " -- gh api /installation/repositories"
+	case "kv":
+		return request + " -o env"
 	case "mysql": // its clients take user and database as arguments alone
 		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
@@ -274,7 +280,7 @@ func (d draft) kind() string { kind, _ := d.spec["type"].(string); return kind }
 var speaksSQL = map[string]bool{"postgres": true, "mysql": true}
 
 // unreached are kinds whose target is the broker itself.
-var unreached = map[string]bool{"jwt": true, "x509": true, "ssh": true}
+var unreached = map[string]bool{"jwt": true, "x509": true, "ssh": true, "kv": true}
 
 // defaultPorts of kinds that are reached over the network.
 var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis": "6379", "rabbitmq": "15671"}
@@ -285,6 +291,7 @@ var defaultDatabases = map[string]string{"postgres": "postgres"}
 // drafters are kinds whose place is more than an address.
 var drafters = map[string]func(s *shell, c *cli.Context, d *draft, address string) error{
 	"aws":        (*shell).draftAWS,
+	"github":     (*shell).draftGitHub,
 	"kubernetes": (*shell).draftKubernetes,
 	"nats":       (*shell).draftNATS,
 }
@@ -348,6 +355,9 @@ func (s *shell) draftTarget(c *cli.Context, kind, address string) (draft, error)
 			parsed = v
 		}
 		d.spec[k] = parsed
+	}
+	if err := s.sealDraft(&d); err != nil {
+		return d, err
 	}
 	if kind == "vault" { // how it is entered may stand in what was set
 		if err := s.draftVault(c, &d, address); err != nil {

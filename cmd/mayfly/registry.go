@@ -3,8 +3,10 @@ package main
 import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/aws"
+	"github.com/mayfly-broker/mayfly/issuers/github"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/kubernetes"
+	"github.com/mayfly-broker/mayfly/issuers/kv"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/nats"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
@@ -30,5 +32,7 @@ func targetKinds() []issuers.Kind {
 		nats.Kind{},
 		kubernetes.Kind{},
 		vault.Kind{},
+		kv.Kind{},
+		github.New(),
 	}
 }

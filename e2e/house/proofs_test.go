@@ -116,6 +116,8 @@ var decoders = map[string][]string{
 	"plugins/protocol":    {"FuzzNameForm"},
 
 	"plugins/example/htpasswd": {"FuzzFile"},
+	"issuers/kv":               {"FuzzCompile"},
+	"issuers/github":           {"FuzzCompile"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

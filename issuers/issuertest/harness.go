@@ -79,6 +79,16 @@ type Harness struct {
 	Keys *Keys
 }
 
+// Forgetful is implemented by a Harness's Kind whose target cannot be asked what
+// there is. The suite then takes an error of which Forgotten says true for the
+// withdrawal of a lease; every minted credential must still be refused after its own.
+type Forgetful interface {
+	// Forgotten reports whether an error of Withdraw's means: the credential, if there
+	// is one, was minted by another process, which alone could end it, and it has not
+	// ended by itself yet.
+	Forgotten(err error) bool
+}
+
 // Session is a live session that was opened with a credential.
 type Session interface {
 	// Alive returns an error once the target has ended the session.

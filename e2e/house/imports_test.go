@@ -37,7 +37,8 @@ var may = map[string]struct {
 	"issuers/mysql/mysqltest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/redis/redistest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/aws/awstest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/*":               {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
+	"issuers/federation":      {product: []string{"issuers", "secret"}, why: "signs for the kinds that enter a cloud without a secret, and knows none of the clouds"},
+	"issuers/*":               {product: []string{"issuers", "issuers/federation", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},
 	"broker/audit/tree":        {why: "ledger and offline verification share it: pure"},

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/aws"
+	"github.com/mayfly-broker/mayfly/issuers/gcp"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
@@ -22,5 +23,6 @@ func targetKinds() []issuers.Kind {
 		ssh.Kind{},
 		redis.Kind{},
 		aws.Kind{},
+		gcp.Kind{},
 	}
 }

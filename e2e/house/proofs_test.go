@@ -109,6 +109,7 @@ var decoders = map[string][]string{
 	"issuers/mysql":       {"FuzzCompile", "FuzzVersion"},
 	"issuers/redis":       {"FuzzCompile", "FuzzClusterNodes"},
 	"issuers/aws":         {"FuzzCompile", "FuzzAnswer"},
+	"issuers/gcp":         {"FuzzCompile", "FuzzAnswer"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

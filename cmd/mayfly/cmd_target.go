@@ -59,7 +59,8 @@ Examples:
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'
-  mayfly target add gcp --name lake --set service_account=A@P.iam.gserviceaccount.com --set provider=projects/N/locations/global/workloadIdentityPools/P/providers/Q`,
+  mayfly target add gcp --name lake --set service_account=A@P.iam.gserviceaccount.com --set provider=projects/N/locations/global/workloadIdentityPools/P/providers/Q
+  mayfly target add azure --name blobs --set tenant=ID --set client_id=ID --set account=A --set resources='["az://orders/*"]'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the target is called (`T`)"},
 			&cli.StringFlag{Name: "username", Usage: "the broker's own account there (`U`)"},
@@ -207,6 +208,8 @@ func tryOut(kind string, role wire.Object) string {
 		return "mayfly exec " + role.Name + " -- aws sts get-caller-identity"
 	case "gcp":
 		return "mayfly exec " + role.Name + " -- gcloud storage ls gs://BUCKET/PREFIX/"
+	case "azure":
+		return "mayfly exec " + role.Name + " -- az storage blob list --container-name CONTAINER"
 	case "mysql": // its clients take user and database as arguments alone
 		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
@@ -269,7 +272,7 @@ var speaksSQL = map[string]bool{"postgres": true, "mysql": true}
 var unreached = map[string]bool{"jwt": true, "x509": true, "ssh": true}
 
 // keyless are kinds whose broker has no secret there, but an identity of its own.
-var keyless = map[string]bool{"gcp": true}
+var keyless = map[string]bool{"gcp": true, "azure": true}
 
 // defaultPorts of kinds that are reached over the network.
 var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis": "6379", "rabbitmq": "15671"}

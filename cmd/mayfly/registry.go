@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/aws"
+	"github.com/mayfly-broker/mayfly/issuers/azure"
 	"github.com/mayfly-broker/mayfly/issuers/gcp"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/mysql"
@@ -24,5 +25,6 @@ func targetKinds() []issuers.Kind {
 		redis.Kind{},
 		aws.Kind{},
 		gcp.Kind{},
+		azure.Kind{},
 	}
 }

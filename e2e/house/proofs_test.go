@@ -110,6 +110,7 @@ var decoders = map[string][]string{
 	"issuers/redis":       {"FuzzCompile", "FuzzClusterNodes"},
 	"issuers/aws":         {"FuzzCompile", "FuzzAnswer"},
 	"issuers/gcp":         {"FuzzCompile", "FuzzAnswer"},
+	"issuers/azure":       {"FuzzCompile"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

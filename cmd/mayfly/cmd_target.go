@@ -65,6 +65,8 @@ Examples:
   mayfly target add ssh --name fleet --set principals='["deploy"]'
   mayfly target add jwt --name internal --set audiences='["https://api.internal"]'
   mayfly target add aws --name prod --set region=eu-central-1 --set role_arn=arn:aws:iam::123456789012:role/mayfly --set resources='["arn:aws:s3:::orders/*"]'
+  mayfly target add gcp --name lake --set service_account=A@P.iam.gserviceaccount.com --set provider=projects/N/locations/global/workloadIdentityPools/P/providers/Q
+  mayfly target add azure --name blobs --set tenant=ID --set client_id=ID --set account=A --set resources='["az://orders/*"]'
   mayfly target add kv --name keys --set entries='{"stripe": {"owner": "human:ann", "value": {"from_file": "stripe.key"}}}'
   mayfly target add github --name code --set client_id=Iv23liABCDEF0123456789 --set owner=Acme --set repositories='["Acme/orders"]' --password-file app.pem
   mayfly target add htpasswd --name site --spec site.yaml       # a plugin's kind`,
@@ -221,6 +223,10 @@ func tryOut(kind string, role wire.Object) string {
 		return "mayfly exec " + role.Name + " -- gh api /installation/repositories"
 	case "kv":
 		return request + " -o env"
+	case "gcp":
+		return "mayfly exec " + role.Name + " -- gcloud storage ls gs://BUCKET/PREFIX/"
+	case "azure":
+		return "mayfly exec " + role.Name + " -- az storage blob list --container-name CONTAINER"
 	case "mysql": // its clients take user and database as arguments alone
 		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
 	}
@@ -282,6 +288,9 @@ var speaksSQL = map[string]bool{"postgres": true, "mysql": true}
 // unreached are kinds whose target is the broker itself.
 var unreached = map[string]bool{"jwt": true, "x509": true, "ssh": true, "kv": true}
 
+// keyless are kinds whose broker has no secret there, but an identity of its own.
+var keyless = map[string]bool{"gcp": true, "azure": true}
+
 // defaultPorts of kinds that are reached over the network.
 var defaultPorts = map[string]string{"postgres": "5432", "mysql": "3306", "redis": "6379", "rabbitmq": "15671"}
 
@@ -305,6 +314,8 @@ func (s *shell) draftPlace(c *cli.Context, d *draft, kind, address string) error
 		return s.draftDatabase(c, d, kind, address, port)
 	case own != nil:
 		return own(s, c, d, address)
+	case keyless[kind]:
+		return s.draftKeyless(c, d, kind, address)
 	case address != "" && unreached[kind]:
 		return usage("%s: a target of kind %s has no address; write mayfly target add %s --name T", clean(address), kind, kind)
 	case address != "":
@@ -473,6 +484,25 @@ func (s *shell) draftAWS(c *cli.Context, d *draft, address string) error {
 	password, err := s.secretFrom(c.String("password-file"), "Secret access key of "+clean(key), "--password-file")
 	d.secrets = map[string]string{"admin_password": password.Reveal()}
 	return err
+}
+
+// draftKeyless fills in what a target of a cloud has besides its --set keys: the CA
+// of endpoints of one's own.
+func (s *shell) draftKeyless(c *cli.Context, d *draft, kind, address string) error {
+	switch {
+	case address != "":
+		return usage("%s: a target of kind %s has no address; where the cloud is asked elsewhere, --set names the endpoints", clean(address), kind)
+	case c.String("username") != "" || c.String("password-file") != "":
+		return usage("a target of kind %s has no account and no password: the broker is an identity provider of its own there", kind)
+	}
+	if f := c.String("tls-ca-file"); f != "" {
+		pem, err := readFile(f, maxDocument)
+		if err != nil {
+			return failed("no_file", "--tls-ca-file: %v", err)
+		}
+		d.spec["tls"] = map[string]any{"ca": string(pem)}
+	}
+	return nil
 }
 
 // guessTLS trusts nothing but this machine's own loopback without TLS, where

@@ -3,6 +3,8 @@ package main
 import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/aws"
+	"github.com/mayfly-broker/mayfly/issuers/azure"
+	"github.com/mayfly-broker/mayfly/issuers/gcp"
 	"github.com/mayfly-broker/mayfly/issuers/github"
 	"github.com/mayfly-broker/mayfly/issuers/jwt"
 	"github.com/mayfly-broker/mayfly/issuers/kubernetes"
@@ -34,5 +36,7 @@ func targetKinds() []issuers.Kind {
 		vault.Kind{},
 		kv.Kind{},
 		github.New(),
+		gcp.Kind{},
+		azure.Kind{},
 	}
 }

@@ -118,6 +118,8 @@ var decoders = map[string][]string{
 	"plugins/example/htpasswd": {"FuzzFile"},
 	"issuers/kv":               {"FuzzCompile"},
 	"issuers/github":           {"FuzzCompile"},
+	"issuers/gcp":              {"FuzzCompile", "FuzzAnswer"},
+	"issuers/azure":            {"FuzzCompile"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

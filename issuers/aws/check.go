@@ -2,20 +2,15 @@ package aws
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 )
 
 const (
@@ -24,9 +19,6 @@ const (
 	checkPolicy = `{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"s3:*","Resource":"*"}]}`
 	// checkName is the name of those sessions.
 	checkName = "mayfly-check"
-	// maxSkew is how far clocks may differ before a person should look. Identity
-	// tokens live as long as a mint may take; STS takes signatures for minutes.
-	maxSkew = 5 * time.Second
 )
 
 // Check implements [issuers.Checker]. It opens a session that may do nothing.
@@ -38,7 +30,7 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 	var broker string
 	published := true
 	if is.provider != nil {
-		f := is.checkDocuments(ctx)
+		f := is.provider.CheckDocuments(ctx, is.sts.http, "AWS", "web_identity.issuer", is.spec.Endpoint == "")
 		published = f.OK
 		out = append(out, f)
 	} else {
@@ -52,12 +44,12 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 			return out, nil // whatever follows would only say so again
 		}
 	}
-	s, j, err := is.open(ctx, ask{name: checkName, policy: checkPolicy, duration: minSession, deadline: time.Now().Add(callTimeout)})
+	s, j, err := is.open(ctx, ask{name: checkName, policy: checkPolicy, duration: minSession, deadline: time.Now().Add(federation.CallTimeout)})
 	if err != nil && !isAnswer(err) {
 		return nil, err
 	}
-	if j.dated {
-		out = append(out, skew(j.ahead, j.unsure))
+	if j.Dated {
+		out = append(out, federation.Skew("STS", j.Ahead, j.Unsure))
 	}
 	f := issuers.Finding{Name: actions[is.spec.Way], OK: err == nil, Detail: "a session that may do nothing was opened"}
 	if err != nil {
@@ -81,7 +73,7 @@ func detailOf(err error) string {
 	if errors.As(err, &e) {
 		return e.Detail
 	}
-	return oneLine(err.Error())
+	return federation.OneLine(err.Error())
 }
 
 // fixFor is the command that mends what STS answered, where one does.
@@ -136,9 +128,9 @@ func (is *Issuer) checkSession(ctx context.Context, s session) issuers.Finding {
 
 // whoami asks STS whose a key is: the broker's own where as is nil.
 func (is *Issuer) whoami(ctx context.Context, as sdk.CredentialsProvider) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, federation.CallTimeout)
 	defer cancel()
-	ctx, j := travel(ctx)
+	ctx, j := federation.Travel(ctx)
 	out, err := is.sts.sts.GetCallerIdentity(ctx, nil, func(o *sts.Options) {
 		if as != nil {
 			o.Credentials = as
@@ -147,7 +139,7 @@ func (is *Issuer) whoami(ctx context.Context, as sdk.CredentialsProvider) (strin
 	if err != nil {
 		return "", failure("GetCallerIdentity", err, j)
 	}
-	return oneLine(sdk.ToString(out.Arn)), nil
+	return federation.OneLine(sdk.ToString(out.Arn)), nil
 }
 
 // unsupported says whether an endpoint did not know a question, rather than
@@ -156,79 +148,4 @@ func unsupported(err error) bool {
 	code := codeOf(err)
 	_, known := verdicts[string(code)]
 	return code != "" && !known
-}
-
-func skew(ahead, unsure time.Duration) issuers.Finding {
-	off := ahead.Abs()-unsure > maxSkew
-	f := issuers.Finding{Name: "clock", OK: !off, Warning: off}
-	f.Detail = fmt.Sprintf("STS's is %s ahead of this node's", ahead.Round(time.Second))
-	if ahead < 0 {
-		f.Detail = fmt.Sprintf("STS's is %s behind this node's", (-ahead).Round(time.Second))
-	}
-	return f
-}
-
-// checkDocuments fetches what STS will fetch, from where it will.
-func (is *Issuer) checkDocuments(ctx context.Context) issuers.Finding {
-	f := issuers.Finding{Name: "identity provider", Warning: true}
-	var discovery struct {
-		Issuer string `json:"issuer"`
-		Keys   string `json:"jwks_uri"`
-	}
-	where := is.provider.issuer + "/.well-known/" + docDiscovery
-	if err := is.fetch(ctx, where, &discovery); err != nil {
-		f.Detail = fmt.Sprintf("%s: %v; a target that is not written yet publishes nothing: write it, then run target check; STS must be able to fetch it from where it stands", where, err)
-		return f
-	}
-	if u, err := url.Parse(is.provider.issuer); err == nil && u.Port() != "" && is.spec.Endpoint == "" {
-		f.Detail = is.provider.issuer + " has a port, which AWS does not take; put the documents at a URL without one and name it in web_identity.issuer"
-		return f
-	}
-	if discovery.Issuer != is.provider.issuer {
-		f.Warning, f.Detail = false, fmt.Sprintf("%s names the issuer %q; tokens say %q", where, clip(discovery.Issuer), is.provider.issuer)
-		return f
-	}
-	if discovery.Keys != is.provider.issuer+"/"+docKeys { // nor is anything fetched that a stranger names
-		f.Warning, f.Detail = false, fmt.Sprintf("%s names the keys %q; they are published at %s", where, clip(discovery.Keys), is.provider.issuer+"/"+docKeys)
-		return f
-	}
-	var set jose.JSONWebKeySet
-	if err := is.fetch(ctx, discovery.Keys, &set); err != nil {
-		f.Detail = fmt.Sprintf("%s: %v", clip(discovery.Keys), err)
-		return f
-	}
-	if len(set.Key(is.provider.keys[0].KeyID)) == 0 {
-		f.Detail = fmt.Sprintf("%s lacks this target's key; where the documents are copied to a place of their own, copy them again", clip(discovery.Keys))
-		return f
-	}
-	return issuers.Finding{Name: f.Name, OK: true, Detail: is.provider.issuer + " publishes this target's key"}
-}
-
-// fetch reads a small JSON document.
-func (is *Issuer) fetch(ctx context.Context, where string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if err := checkIssuer(where); err != nil {
-		return err
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := is.sts.http.Do(r)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", resp.StatusCode)
-	}
-	if json.Unmarshal(body, into) != nil {
-		return errors.New("not the JSON document that it should be")
-	}
-	return nil
 }

@@ -1,16 +1,14 @@
 package aws
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 )
 
 // verdict is what an STS error code means.
@@ -53,7 +51,7 @@ var verdicts = map[string]verdict{
 }
 
 // failure classifies what a call to STS returned.
-func failure(what string, err error, j *journey) *issuers.Error {
+func failure(what string, err error, j *federation.Journey) *issuers.Error {
 	var mine *issuers.Error
 	if errors.As(err, &mine) {
 		return mine
@@ -62,15 +60,7 @@ func failure(what string, err error, j *journey) *issuers.Error {
 	if errors.As(err, &said) {
 		return answered(what, said, statusOf(err))
 	}
-	switch {
-	case !j.sent.Load() && errors.Is(err, context.DeadlineExceeded):
-		return &issuers.Error{Kind: issuers.Unreachable, Detail: what + ": no connection within the deadline; nothing was sent", Err: err}
-	case !j.sent.Load():
-		return &issuers.Error{Kind: issuers.Unreachable, Detail: what + ": no connection; nothing was sent", Err: err}
-	}
-	// A session may have been opened. Nobody holds its secret, and it does nothing
-	// after the lease's end.
-	return &issuers.Error{Kind: issuers.Unknown, Detail: what + ": no answer that can be read", Err: err}
+	return federation.Unanswered(what, err, j)
 }
 
 // answered classifies a refusal by its code, never by its text.
@@ -85,7 +75,7 @@ func answered(what string, said smithy.APIError, status int) *issuers.Error {
 	default:
 		v = verdict{issuers.Refused, "STS refuses"}
 	}
-	return &issuers.Error{Kind: v.kind, Detail: fmt.Sprintf("%s: %s (%s)", what, v.hint, oneLine(said.ErrorMessage())), Err: stsCode(oneLine(code))}
+	return &issuers.Error{Kind: v.kind, Detail: fmt.Sprintf("%s: %s (%s)", what, v.hint, federation.OneLine(said.ErrorMessage())), Err: stsCode(federation.OneLine(code))}
 }
 
 // stsCode is the code of an answer that was no session.
@@ -110,20 +100,6 @@ func statusOf(err error) int {
 		return r.HTTPStatusCode()
 	}
 	return 0
-}
-
-// oneLine makes a server's words fit for a log line.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > 400 {
-		s = strings.ToValidUTF8(s[:400], "") + "…"
-	}
-	return s
 }
 
 func refused(format string, args ...any) *issuers.Error {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 )
 
@@ -23,5 +24,5 @@ func Through(is issuers.Issuer, rt http.RoundTripper) {
 	if !ok {
 		i = is.(identityIssuer).Issuer
 	}
-	i.sts.http.Transport = watched{rt}
+	i.sts.http.Transport = federation.Watch(rt)
 }

@@ -16,7 +16,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 	"github.com/mayfly-broker/mayfly/secret"
 )
@@ -26,8 +29,8 @@ const KindName = "aws"
 
 // Secrets of a target, by their names in [issuers.Target.Secrets].
 const (
-	SecretKey  = "admin_password" // the secret access key that belongs to admin.username
-	SecretJWKS = "identity_jwks"  // made by the broker: the keys of its own identity provider
+	SecretKey  = "admin_password"      // the secret access key that belongs to admin.username
+	SecretJWKS = federation.SecretKeys // made by the broker: the keys of its own identity provider
 )
 
 // Kind implements [issuers.Kind], [issuers.RoleWriter], [issuers.SecretMaker] and
@@ -87,11 +90,7 @@ func (Kind) MaxTTL(raw json.RawMessage) time.Duration {
 // MakeSecrets implements [issuers.SecretMaker]: the first key of the target's own
 // identity provider, whichever way the target goes today.
 func (Kind) MakeSecrets(json.RawMessage) (map[string]secret.Text, error) {
-	set, err := newKeySet()
-	if err != nil {
-		return nil, err
-	}
-	return map[string]secret.Text{SecretJWKS: set}, nil
+	return federation.MakeSecrets(jose.ES256)
 }
 
 // What the offered roles may do on S3.
@@ -145,8 +144,8 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 		is.log = slog.New(slog.DiscardHandler)
 	}
 	if sp.Way == wayWebIdentity {
-		if is.provider, err = newProvider(sp, t); err != nil {
-			return nil, err
+		if is.provider, err = federation.Open(t, jose.ES256, sp.WebIdentity.Issuer, sp.WebIdentity.Audience); err != nil {
+			return nil, fmt.Errorf("aws: %w", err)
 		}
 	} else if t.Secrets[SecretKey].IsZero() {
 		return nil, errors.New("aws: the target lacks its secret access key; give admin.initial_password, or --password-file")

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts/types"
 
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 )
 
 // Issuer mints on one target. Everything but closed is made once, in Open.
@@ -22,7 +23,7 @@ type Issuer struct {
 	target   string
 	log      *slog.Logger
 	sts      *client
-	provider *provider // with way web_identity alone
+	provider *federation.Provider // with way web_identity alone
 	closed   atomic.Bool
 }
 
@@ -124,13 +125,13 @@ type ask struct {
 }
 
 // open opens a session by the target's way.
-func (is *Issuer) open(ctx context.Context, a ask) (session, *journey, error) {
+func (is *Issuer) open(ctx context.Context, a ask) (session, *federation.Journey, error) {
 	if a.policy == "" { // without one STS would give all that the role may do
-		return session{}, &journey{}, refused("no session policy was made; nothing was asked of STS")
+		return session{}, &federation.Journey{}, refused("no session policy was made; nothing was asked of STS")
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, federation.CallTimeout)
 	defer cancel()
-	ctx, j := travel(ctx)
+	ctx, j := federation.Travel(ctx)
 	var s session
 	var err error
 	switch is.spec.Way {
@@ -182,7 +183,7 @@ func (is *Issuer) byRole(ctx context.Context, a ask) (session, error) {
 }
 
 func (is *Issuer) byWebIdentity(ctx context.Context, a ask) (session, error) {
-	token, err := is.provider.token(a.name, time.Now(), a.deadline, a.tags, a.source)
+	token, err := identityToken(is.provider, a, time.Now())
 	if err != nil {
 		return session{}, refused("%v", err)
 	}
@@ -222,7 +223,7 @@ func read(c *types.Credentials, who string) (session, error) {
 	if c == nil || c.Expiration == nil {
 		return session{}, errors.New("the answer holds no credentials")
 	}
-	s := session{sdk.ToString(c.AccessKeyId), sdk.ToString(c.SecretAccessKey), sdk.ToString(c.SessionToken), *c.Expiration, oneLine(who)}
+	s := session{sdk.ToString(c.AccessKeyId), sdk.ToString(c.SecretAccessKey), sdk.ToString(c.SessionToken), *c.Expiration, federation.OneLine(who)}
 	for _, v := range []string{s.keyID, s.secretKey, s.token} {
 		if len(v) < 8 || checkPlain(v) != nil {
 			return session{}, errors.New("the answer's credentials are not whole")
@@ -250,7 +251,7 @@ type identityIssuer struct{ *Issuer }
 
 // Publish returns the documents of the target's identity provider.
 func (is identityIssuer) Publish(context.Context) (map[string][]byte, error) {
-	return maps.Clone(is.provider.documents), nil
+	return maps.Clone(is.provider.Documents()), nil
 }
 
 // Close implements [issuers.Issuer]; it may be called again.

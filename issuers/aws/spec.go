@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 )
 
@@ -22,7 +23,6 @@ const (
 	defaultMaxTTL = time.Hour // what cannot be revoked is short (HAZARDS 18)
 	minMaxTTL     = time.Minute
 	longestMaxTTL = 12 * time.Hour // no role's sessions last longer (AssumeRole, DurationSeconds)
-	maxURLBytes   = 255            // of an identity provider (CreateOpenIDConnectProvider, Url)
 )
 
 // The ways to a session.
@@ -139,7 +139,7 @@ func (s *spec) checkWay() error {
 		return errors.New("web_identity.audience: up to 255 printable characters are allowed")
 	}
 	if s.WebIdentity.Issuer != "" {
-		if err := checkIssuer(s.WebIdentity.Issuer); err != nil {
+		if err := federation.CheckIssuer(s.WebIdentity.Issuer); err != nil {
 			return fmt.Errorf("web_identity.issuer: %w", err)
 		}
 	}
@@ -192,16 +192,6 @@ func (s *spec) checkEndpoints() error {
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// checkIssuer holds the URL to what AWS accepts of an identity provider, ports
-// apart: those are for systems that are not AWS.
-func checkIssuer(text string) error {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || len(text) > maxURLBytes || strings.HasSuffix(text, "/") {
-		return fmt.Errorf("%q must be an https URL of up to %d characters, without user, query, fragment and final slash", text, maxURLBytes)
-	}
-	return nil
 }
 
 func (s *spec) checkTTL() error {

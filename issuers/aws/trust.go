@@ -3,15 +3,17 @@ package aws
 import (
 	"fmt"
 	"strings"
+
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 )
 
 // The commands that give the broker what it lacks, for the account's administrator.
 
 // providerName is how IAM names the identity provider: its URL without scheme.
-func (p *provider) providerName() string { return strings.TrimPrefix(p.issuer, "https://") }
+func providerName(p *federation.Provider) string { return strings.TrimPrefix(p.Issuer, "https://") }
 
 func (is *Issuer) fixProvider() string {
-	return fmt.Sprintf("aws iam create-open-id-connect-provider --url %s --client-id-list %s", quote(is.provider.issuer), quote(is.provider.audience))
+	return fmt.Sprintf("aws iam create-open-id-connect-provider --url %s --client-id-list %s", quote(is.provider.Issuer), quote(is.provider.Audience))
 }
 
 // trustStatement is what the role's trust policy must allow. Without the
@@ -27,9 +29,9 @@ func (is *Issuer) trustStatement(broker string) map[string]any {
 	s := map[string]any{"Effect": "Allow", "Action": actions}
 	switch {
 	case is.provider != nil:
-		name := is.provider.providerName()
+		name := providerName(is.provider)
 		s["Principal"] = map[string]string{"Federated": fmt.Sprintf("arn:%s:iam::%s:oidc-provider/%s", is.spec.role.partition, is.spec.role.account, name)}
-		s["Condition"] = map[string]any{"StringEquals": map[string]string{name + ":aud": is.provider.audience, name + ":sub": is.provider.subject}}
+		s["Condition"] = map[string]any{"StringEquals": map[string]string{name + ":aud": is.provider.Audience, name + ":sub": is.provider.Subject}}
 	default:
 		s["Principal"] = map[string]string{"AWS": broker}
 		if is.spec.ExternalID != "" {

@@ -1,0 +1,35 @@
+package azure
+
+import (
+	"time"
+
+	"github.com/mayfly-broker/mayfly/scope"
+)
+
+// Grant is what a scope becomes.
+func Grant(raw []byte, s scope.Scope) (kind, container, path, permissions string, err error) {
+	sp, err := parseSpec(raw)
+	if err != nil {
+		return "", "", "", "", err
+	}
+	g, err := sp.compile(s)
+	return g.kind, g.container, g.path, g.permissions, err
+}
+
+// Sign signs a SAS for a scope by a key as the account answers it.
+func Sign(raw []byte, s scope.Scope, answer []byte, start, end time.Time) (string, error) {
+	sp, err := parseSpec(raw)
+	if err != nil {
+		return "", err
+	}
+	g, err := sp.compile(s)
+	if err != nil {
+		return "", err
+	}
+	k, err := readKey(answer)
+	if err != nil {
+		return "", err
+	}
+	t, err := sp.sas(g, k, start, end)
+	return t.Reveal(), err
+}

@@ -1,0 +1,207 @@
+package azure
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+const (
+	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+	// early is how long before its making a SAS begins: Azure's clocks differ.
+	early    = time.Minute
+	minToken = 8     // bytes; no token is so short
+	maxToken = 32768 // bytes
+)
+
+// Issuer mints on one target. Everything but closed is made once, in Open.
+type Issuer struct {
+	spec     spec
+	log      *slog.Logger
+	provider *federation.Provider
+	http     *http.Client
+	closed   atomic.Bool
+}
+
+// Mint implements [issuers.Issuer]. Each call makes a credential of its own: Azure
+// remembers none, so there is no generation to compare with, and a late re-mint
+// takes nothing from a newer one (HAZARDS 9).
+func (is *Issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential, error) {
+	var none issuers.Credential
+	now, end := time.Now(), is.expiry(l)
+	switch {
+	case is.closed.Load():
+		return none, refused("the issuer is closed")
+	case ctx.Err() != nil:
+		return none, tooLate("the caller no longer waits")
+	case !now.Before(l.MintDeadline):
+		return none, tooLate("the mint deadline has passed")
+	case !now.Before(end):
+		return none, tooLate("the lease, or the target's max_ttl from its start on, has ended")
+	case l.Name != Kind{}.CredentialName(l.ID, l.Generation):
+		return none, refused("the lease's name is not the one of its id and generation")
+	}
+	g, err := is.spec.compile(l.Scope)
+	if err != nil {
+		return none, refused("%v", err)
+	}
+	ctx, cancel := context.WithDeadline(ctx, l.MintDeadline)
+	defer cancel()
+	var c issuers.Credential
+	if is.spec.Way == wayToken {
+		c, err = is.mintToken(ctx, l, g, end)
+	} else {
+		c, err = is.mintSAS(ctx, l, g, end)
+	}
+	if err != nil {
+		return none, err
+	}
+	is.log.Debug("credential made", "name", l.Name, "expires", c.Public["expiration"])
+	return c, nil
+}
+
+// expiry is when the credential ends: never after its lease, in whole seconds.
+func (is *Issuer) expiry(l issuers.Lease) time.Time {
+	end := l.NotAfter
+	if capped := l.NotBefore.Add(is.spec.maxTTL); capped.Before(end) {
+		end = capped
+	}
+	return end.Truncate(time.Second)
+}
+
+// entraToken is an access token.
+type entraToken struct {
+	text    secret.Text
+	expires time.Time
+}
+
+// token has Entra take the target's identity for an access token. The identity is
+// worth nothing past the deadline, by Entra's clock (HAZARDS 8).
+func (is *Issuer) token(ctx context.Context, name, what string, deadline time.Time) (entraToken, *federation.Journey, error) {
+	identity, err := is.provider.Sign(is.provider.Claims(name, time.Now(), deadline))
+	if err != nil {
+		return entraToken{}, nil, refused("%v", err)
+	}
+	form := url.Values{"client_id": {is.spec.Client}, "scope": {what}, "grant_type": {"client_credentials"},
+		"client_assertion_type": {assertionType}, "client_assertion": {identity.Reveal()}}
+	a, j, err := federation.Post(ctx, is.http, stepToken, is.spec.Authority+"/"+is.spec.Tenant+"/oauth2/v2.0/token",
+		map[string]string{"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}, form.Encode())
+	if err != nil {
+		return entraToken{}, j, err
+	}
+	if a.Status != http.StatusOK {
+		return entraToken{}, j, entraFailure(a, deadline)
+	}
+	var out struct {
+		AccessToken string `json:"access_token"`
+		TokenType   string `json:"token_type"`
+		ExpiresIn   int64  `json:"expires_in"` // seconds
+	}
+	if json.Unmarshal(a.Body, &out) != nil || !isToken(out.AccessToken) || out.TokenType != "Bearer" || out.ExpiresIn < 1 || out.ExpiresIn > 1<<20 {
+		return entraToken{}, j, halfAnswer(stepToken)
+	}
+	return entraToken{secret.New(out.AccessToken), time.Now().Add(time.Duration(out.ExpiresIn) * time.Second)}, j, nil
+}
+
+// isToken says whether a text can stand in a header as it is (RFC 6750 §2.1).
+func isToken(s string) bool {
+	return len(s) >= minToken && len(s) <= maxToken && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// delegate has the storage account make a key that signs until end, and no longer.
+func (is *Issuer) delegate(ctx context.Context, t entraToken, start, end time.Time) (delegationKey, error) {
+	body := "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>" + start.UTC().Format(timeForm) + "</Start><Expiry>" + end.UTC().Format(timeForm) + "</Expiry></KeyInfo>"
+	a, _, err := federation.Post(ctx, is.http, stepKey, is.spec.BlobEndpoint+"/?restype=service&comp=userdelegationkey",
+		map[string]string{"Content-Type": "application/xml", "Authorization": "Bearer " + t.text.Reveal(), "x-ms-version": version}, body)
+	if err != nil {
+		return delegationKey{}, err
+	}
+	if a.Status != http.StatusOK {
+		return delegationKey{}, storageFailure(a)
+	}
+	k, err := readKey(a.Body)
+	if err != nil {
+		return k, halfAnswer(stepKey)
+	}
+	return k, nil
+}
+
+func (is *Issuer) mintSAS(ctx context.Context, l issuers.Lease, g grant, end time.Time) (issuers.Credential, error) {
+	t, _, err := is.token(ctx, l.Name, storageScope, l.MintDeadline)
+	if err != nil {
+		return issuers.Credential{}, err
+	}
+	start := time.Now().Add(-early).Truncate(time.Second)
+	k, err := is.delegate(ctx, t, start, end)
+	if err != nil {
+		return issuers.Credential{}, err
+	}
+	sas, err := is.spec.sas(g, k, start, end)
+	if err != nil {
+		return issuers.Credential{}, halfAnswer(stepKey)
+	}
+	at := is.spec.BlobEndpoint + "/" + g.container
+	if g.path != "" {
+		at += (&url.URL{Path: "/" + g.path}).EscapedPath()
+	}
+	return issuers.Credential{
+		Public: map[string]string{"expiration": end.UTC().Format(time.RFC3339), "account": is.spec.Account, "container": g.container, "endpoint": is.spec.BlobEndpoint},
+		Secret: map[string]secret.Text{"sas_token": sas, "url": secret.New(at + "?" + sas.Reveal())},
+		Env:    map[string]string{"AZURE_STORAGE_ACCOUNT": "account", "AZURE_STORAGE_SAS_TOKEN": "sas_token"},
+	}, nil
+}
+
+// mintToken delivers a token only if it ends by itself before its lease does: its
+// life is Entra's to choose, and nothing can end it.
+func (is *Issuer) mintToken(ctx context.Context, l issuers.Lease, g grant, end time.Time) (issuers.Credential, error) {
+	t, _, err := is.token(ctx, l.Name, g.resource+"/.default", l.MintDeadline)
+	if err != nil {
+		return issuers.Credential{}, err
+	}
+	if t.expires.After(end) {
+		return issuers.Credential{}, refused("%s: Entra's token lives until %s, longer than its lease (%s), and is not delivered: ask for a longer lease (Entra's live 60 to 90 minutes), or give the application a token lifetime policy",
+			stepToken, t.expires.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
+	}
+	return issuers.Credential{
+		Public: map[string]string{"expiration": t.expires.UTC().Truncate(time.Second).Format(time.RFC3339), "token_type": "Bearer", "resource": g.resource},
+		Secret: map[string]secret.Text{"access_token": t.text},
+	}, nil
+}
+
+// Withdraw has nothing to ask: Azure takes back no single SAS, and no token. Each
+// ends with the lease's first end, and the receipt says so (HAZARDS 18). It never
+// fails, also on a lease that was never minted.
+func (is *Issuer) Withdraw(_ context.Context, leases []issuers.Lease) []issuers.Outcome {
+	what := "Azure revokes a SAS only with all others of its storage account"
+	if is.spec.Way == wayToken {
+		what = "Entra revokes no access token"
+	}
+	out := make([]issuers.Outcome, len(leases))
+	for n, l := range leases {
+		out[n].Receipt = issuers.Receipt{Proof: issuers.ProofExpiresOnly, Detail: fmt.Sprintf("nothing to ask: %s; what was delivered ends by %s", what, is.expiry(l).UTC().Format(time.RFC3339))}
+	}
+	return out
+}
+
+// Publish returns the documents of the target's identity provider.
+func (is *Issuer) Publish(context.Context) (map[string][]byte, error) {
+	return maps.Clone(is.provider.Documents()), nil
+}
+
+// Close implements [issuers.Issuer]; it may be called again.
+func (is *Issuer) Close() error {
+	is.closed.Store(true)
+	is.http.CloseIdleConnections()
+	return nil
+}

@@ -1,0 +1,264 @@
+package gcp
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+// Words of RFC 8693 and of Google's.
+const (
+	grantExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
+	typeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
+	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
+	// scopeCloud is what the token that is narrowed must have been made for.
+	scopeCloud = "https://www.googleapis.com/auth/cloud-platform"
+)
+
+const (
+	// longestWay is how long a question may take until the token that it makes would
+	// outlive its lease: Google counts a lifetime from when it answers.
+	longestWay = 10 * time.Second
+	minToken   = 8     // bytes; no token is so short
+	maxToken   = 16384 // bytes
+)
+
+// Issuer mints on one target. Everything but closed is made once, in Open.
+type Issuer struct {
+	spec     spec
+	log      *slog.Logger
+	provider *federation.Provider
+	http     *http.Client
+	closed   atomic.Bool
+}
+
+// Mint implements [issuers.Issuer]. Each call makes a token of its own: Google
+// remembers none, so there is no generation to compare with, and a late re-mint
+// takes nothing from a newer one (HAZARDS 9).
+func (is *Issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential, error) {
+	var none issuers.Credential
+	now, end := time.Now(), is.expiry(l)
+	switch {
+	case is.closed.Load():
+		return none, refused("the issuer is closed")
+	case ctx.Err() != nil:
+		return none, tooLate("the caller no longer waits")
+	case !now.Before(l.MintDeadline):
+		return none, tooLate("the mint deadline has passed")
+	case !now.Before(end):
+		return none, tooLate("the lease, or the target's max_ttl from its start on, has ended")
+	case l.Name != Kind{}.CredentialName(l.ID, l.Generation):
+		return none, refused("the lease's name is not the one of its id and generation")
+	}
+	cut, err := is.spec.compile(l.Scope)
+	if err != nil {
+		return none, refused("%v", err)
+	}
+	ctx, cancel := context.WithDeadline(ctx, l.MintDeadline)
+	defer cancel()
+	t, err := is.token(ctx, ask{name: l.Name, boundary: cut, end: end, deadline: l.MintDeadline}, nil)
+	if err != nil {
+		return none, err
+	}
+	is.log.Debug("token made", "name", l.Name, "expires", t.expires)
+	return is.deliver(t), nil
+}
+
+// expiry is when the credential ends: never after its lease.
+func (is *Issuer) expiry(l issuers.Lease) time.Time {
+	end := l.NotAfter
+	if capped := l.NotBefore.Add(is.spec.maxTTL); capped.Before(end) {
+		end = capped
+	}
+	return end
+}
+
+// ask is one token to make.
+type ask struct {
+	name, boundary string
+	end, deadline  time.Time
+}
+
+// token is one that Google made.
+type token struct {
+	text    secret.Text
+	expires time.Time
+}
+
+// token goes the whole way: identity, federated token, the service account's, and
+// that one narrowed. Nothing but the last leaves this function. step hears of each
+// step as it ends.
+func (is *Issuer) token(ctx context.Context, a ask, step func(name string, j *federation.Journey, err error)) (token, error) {
+	if step == nil {
+		step = func(string, *federation.Journey, error) {}
+	}
+	if a.boundary == "" { // without one it would be all that the account may do
+		return token{}, refused("no access boundary was made; nothing was asked of Google")
+	}
+	federated, j, err := is.exchange(ctx, a)
+	step(stepExchange, j, err)
+	if err != nil {
+		return token{}, err
+	}
+	wide, j, err := is.impersonate(ctx, a, federated)
+	step(stepImpersonate, j, err)
+	if err != nil {
+		return token{}, err
+	}
+	narrow, j, err := is.narrow(ctx, a, wide)
+	step(stepNarrow, j, err)
+	return narrow, err
+}
+
+// stsAnswer is what STS answers (RFC 8693 §2.2.1).
+type stsAnswer struct {
+	AccessToken string `json:"access_token"`
+	TokenType   string `json:"token_type"`
+	ExpiresIn   int64  `json:"expires_in"` // seconds
+}
+
+// exchange has STS take the target's identity for a federated token. The identity
+// is worth nothing past the mint deadline, by Google's clock (HAZARDS 8).
+func (is *Issuer) exchange(ctx context.Context, a ask) (secret.Text, *federation.Journey, error) {
+	identity, err := is.provider.Sign(is.provider.Claims(a.name, time.Now(), a.deadline))
+	if err != nil {
+		return secret.Text{}, nil, refused("%v", err)
+	}
+	out, j, err := is.askSTS(ctx, stepExchange, a.deadline, url.Values{
+		"grant_type": {grantExchange}, "audience": {is.spec.audience()}, "scope": {scopeCloud}, "requested_token_type": {typeAccessToken},
+		"subject_token": {identity.Reveal()}, "subject_token_type": {typeJWT},
+	})
+	return secret.New(out.AccessToken), j, err
+}
+
+// narrow has STS cut a token down to the boundary.
+func (is *Issuer) narrow(ctx context.Context, a ask, wide token) (token, *federation.Journey, error) {
+	out, j, err := is.askSTS(ctx, stepNarrow, a.deadline, url.Values{
+		"grant_type": {grantExchange}, "requested_token_type": {typeAccessToken}, "subject_token": {wide.text.Reveal()},
+		"subject_token_type": {typeAccessToken}, "options": {a.boundary},
+	})
+	if err != nil {
+		return token{}, j, err
+	}
+	if secret.New(out.AccessToken).Equal(wide.text) {
+		return token{}, j, &issuers.Error{Kind: issuers.Unknown, Detail: stepNarrow + ": the answer is the token that was to be narrowed; it is not delivered"}
+	}
+	expires := wide.expires
+	if t := time.Now().Add(time.Duration(out.ExpiresIn) * time.Second); out.ExpiresIn > 0 && t.Before(expires) {
+		expires = t
+	}
+	return token{secret.New(out.AccessToken), expires}, j, nil
+}
+
+func (is *Issuer) askSTS(ctx context.Context, step string, deadline time.Time, form url.Values) (stsAnswer, *federation.Journey, error) {
+	var out stsAnswer
+	a, j, err := federation.Post(ctx, is.http, step, is.spec.STSEndpoint+"/v1/token",
+		map[string]string{"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}, form.Encode())
+	if err != nil {
+		return out, j, err
+	}
+	if a.Status != http.StatusOK {
+		return out, j, failure(step, a, deadline)
+	}
+	if json.Unmarshal(a.Body, &out) != nil || !isToken(out.AccessToken) || out.TokenType != "Bearer" {
+		return stsAnswer{}, j, halfAnswer(step)
+	}
+	return out, j, nil
+}
+
+// impersonate has IAM make the service account's token, which ends before the lease.
+func (is *Issuer) impersonate(ctx context.Context, a ask, federated secret.Text) (token, *federation.Journey, error) {
+	left := time.Until(a.end)
+	seconds := int64((left - min(longestWay, left/4)) / time.Second)
+	if seconds < 1 {
+		return token{}, nil, tooLate("the lease ends before a token could be made")
+	}
+	body, err := json.Marshal(map[string]any{"scope": []string{scopeCloud}, "lifetime": fmt.Sprintf("%ds", min(seconds, 3600))})
+	if err != nil {
+		return token{}, nil, refused("%v", err)
+	}
+	where := is.spec.IAMEndpoint + "/v1/projects/-/serviceAccounts/" + url.PathEscape(is.spec.ServiceAccount) + ":generateAccessToken"
+	answer, j, err := federation.Post(ctx, is.http, stepImpersonate, where,
+		map[string]string{"Content-Type": "application/json", "Authorization": "Bearer " + federated.Reveal()}, string(body))
+	if err != nil {
+		return token{}, j, err
+	}
+	if answer.Status != http.StatusOK {
+		return token{}, j, failure(stepImpersonate, answer, a.deadline)
+	}
+	var out struct {
+		AccessToken string    `json:"accessToken"`
+		ExpireTime  time.Time `json:"expireTime"`
+	}
+	if json.Unmarshal(answer.Body, &out) != nil || !isToken(out.AccessToken) || out.ExpireTime.IsZero() {
+		return token{}, j, halfAnswer(stepImpersonate)
+	}
+	expires := out.ExpireTime
+	if j.Dated && j.Ahead.Abs() > j.Unsure { // by our clock, which is the lease's
+		expires = expires.Add(-j.Ahead)
+	}
+	if expires.After(a.end) {
+		return token{}, j, &issuers.Error{Kind: issuers.Unknown, Detail: fmt.Sprintf("%s: its token would end at %s, after its lease; it is not delivered", stepImpersonate, expires.UTC().Format(time.RFC3339))}
+	}
+	return token{secret.New(out.AccessToken), expires}, j, nil
+}
+
+// isToken says whether a text can stand in a header as it is (RFC 6750 §2.1).
+func isToken(s string) bool {
+	if len(s) < minToken || len(s) > maxToken {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// deliver returns what the client gets.
+func (is *Issuer) deliver(t token) issuers.Credential {
+	return issuers.Credential{
+		Public: map[string]string{
+			"expiration": t.expires.UTC().Truncate(time.Second).Format(time.RFC3339), "token_type": "Bearer", "service_account": is.spec.ServiceAccount,
+		},
+		Secret: map[string]secret.Text{"access_token": t.text},
+		Env:    map[string]string{"CLOUDSDK_AUTH_ACCESS_TOKEN": "access_token", "GOOGLE_OAUTH_ACCESS_TOKEN": "access_token"},
+	}
+}
+
+// Withdraw has nothing to ask: Google takes no such token back. It ends with the
+// lease's first end, and the receipt says so (HAZARDS 18). It never fails, also on
+// a lease that was never minted.
+func (is *Issuer) Withdraw(_ context.Context, leases []issuers.Lease) []issuers.Outcome {
+	out := make([]issuers.Outcome, len(leases))
+	for n, l := range leases {
+		out[n].Receipt = issuers.Receipt{
+			Proof:  issuers.ProofExpiresOnly,
+			Detail: "nothing to ask: Google revokes no single token of a service account; what was delivered ends by " + is.expiry(l).UTC().Format(time.RFC3339),
+		}
+	}
+	return out
+}
+
+// Publish returns the documents of the target's identity provider.
+func (is *Issuer) Publish(context.Context) (map[string][]byte, error) {
+	return maps.Clone(is.provider.Documents()), nil
+}
+
+// Close implements [issuers.Issuer]; it may be called again.
+func (is *Issuer) Close() error {
+	is.closed.Store(true)
+	is.http.CloseIdleConnections()
+	return nil
+}

@@ -39,7 +39,6 @@ var may = map[string]struct {
 	"issuers/aws/awstest":       {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/nats/natstest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/vault/vaulttest":   {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/*":                 {product: []string{"issuers", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 	"issuers/github/githubtest": {why: "plays GitHub for tests"},
 
 	"issuers/rabbitmq/rabbitmqtest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},

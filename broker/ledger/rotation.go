@@ -165,6 +165,9 @@ func (s *state) dropRotation(o Object) {
 	for _, f := range []string{"next", "old", "old1"} {
 		s.del(bucketSecret, secretKey(secretOwner, subject, f))
 	}
+	if o.Kind != KindAccount {
+		return // an account of the same name has slots of its own
+	}
 	for slot := range MaxSlots {
 		s.del(bucketSecret, slotKey(o.Name, slot))
 	}

@@ -54,6 +54,11 @@ func (e *Engine) handOut(ctx context.Context, t *target, l ledger.Lease, account
 	var username string
 	var s secret.Text
 	err := e.view(func(q ledger.Query) error {
+		// Ended since its commit: the secret may have been replaced for that, and the
+		// one after is not the lease's.
+		if cur, _ := q.Lease(l.ID); cur.State != ledger.LeaseOpen {
+			return fault.New(fault.Conflict, ledger.CodeLeaseEnded, "Lease %s ended before anything was given out. Request again.", l.ID)
+		}
 		var a ledger.AccountSpec
 		if _, ok := q.Spec(ledger.KindAccount, account, &a); !ok {
 			return fault.New(fault.NotFound, "not_found", "Account %s does not exist.", account)

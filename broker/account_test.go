@@ -2,11 +2,39 @@ package broker_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/issuers"
 )
+
+// TestLaw2ARepeatThatFailsTakesBackWhatWasGivenOutBefore: a client asks again with
+// its key while the secret is being replaced. What it was given the first time is
+// not forgotten with the lease.
+func TestLaw2ARepeatThatFailsTakesBackWhatWasGivenOutBefore(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(usedOnce)...)
+		r.turns("Account/app", 1)
+		who := appCaller
+		who.Idem = &ledger.Idem{Key: "k", Hash: "h"}
+		in := wire.AccessRequest{Role: "t1/app", Purpose: "p"}
+		a := r.must(who, in)
+		k.presents(&issuers.Error{Kind: issuers.Unreachable, Detail: "away"})
+		if _, err := r.request(who, in); err == nil {
+			t.Fatal("it was presented")
+		}
+		k.presents(nil)
+		r.within(gone, "the lease has ended", r.ended(a.LeaseID))
+		if l := r.lease(a.LeaseID); !strings.Contains(string(l.End.Receipt), `"rotated"`) {
+			t.Errorf("receipt: %s", l.End.Receipt)
+		}
+		if k.has("app", a.Credential["password"]) {
+			t.Error("what the lease gave out still logs in")
+		}
+	})
+}
 
 // TestLaw2AnEndedLeaseGivesOutNothing: the lease is revoked, and the secret replaced
 // for that, between the commit of the lease and its answer.
@@ -32,4 +60,11 @@ func TestLaw2AnEndedLeaseGivesOutNothing(t *testing.T) {
 			t.Errorf("%s has ended, and gave out a secret that works: %s", lease, r.lease(lease).End.Receipt)
 		}
 	})
+}
+
+// presents sets what the target answers when it is to present an account; nil: well.
+func (k *turning) presents(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.silent = err
 }

@@ -133,10 +133,10 @@ func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Re
 			return nil
 		}
 		cmd := ledger.WantRotation{Subject: ledger.RotationSubject(ledger.KindAccount, name), Reason: ledger.RotateUsed}
-		switch l.End.Reason {
-		case ledger.EndRevoked, ledger.EndContained:
+		switch {
+		case l.End.Reason == ledger.EndRevoked || l.End.Reason == ledger.EndContained:
 			cmd.Reason, cmd.Urgent = ledger.RotateWithdrawn, true
-		case ledger.EndMintFailed:
+		case l.End.Reason == ledger.EndMintFailed && l.Generation == 1: // an earlier one may have given out the secret
 			receipt = &issuers.Receipt{Proof: issuers.ProofAbsent, Detail: "nothing was given out"}
 			return nil
 		default:

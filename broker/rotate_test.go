@@ -34,6 +34,7 @@ type turning struct {
 	secrets  map[string]string // by username; "admin" is the broker's own
 	replaced []string          // usernames, in order
 	refuses  error             // what Replace answers, where set
+	silent   error             // what Present answers, where set
 	// left counts the points up to the one at which the node dies; 0: it lives on.
 	left int
 	dead bool
@@ -116,6 +117,11 @@ func (i *turner) TryLogin(_ context.Context, username string, s secret.Text) err
 }
 
 func (i *turner) Present(_ context.Context, username string, s secret.Text) (issuers.Credential, error) {
+	i.kind.mu.Lock()
+	defer i.kind.mu.Unlock()
+	if i.kind.silent != nil {
+		return issuers.Credential{}, i.kind.silent
+	}
 	return issuers.Credential{Public: map[string]string{"username": username}, Secret: map[string]secret.Text{"password": s}}, nil
 }
 

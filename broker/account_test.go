@@ -68,3 +68,24 @@ func (k *turning) presents(err error) {
 	defer k.mu.Unlock()
 	k.silent = err
 }
+
+// TestLaw2ATurnOfTheSameInstantIsNotTheLeases: where ledger time stands still, as
+// after a clock that was ahead, a turn that began before the lease is not one that
+// began after its end.
+func TestLaw2ATurnOfTheSameInstantIsNotTheLeases(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		if x, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app"}); err != nil || x.Turns != 2 {
+			t.Fatalf("%+v %v", x, err)
+		}
+		a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+		if _, err := r.engine.Revoke(t.Context(), opCaller, a.LeaseID, wire.RevokeRequest{Reason: "leaked"}); err != nil {
+			t.Fatal(err)
+		}
+		r.within(gone, "the lease has ended", r.ended(a.LeaseID))
+		if k.has("app", a.Credential["password"]) {
+			t.Errorf("what the lease gave out still logs in: %s", r.lease(a.LeaseID).End.Receipt)
+		}
+	})
+}

@@ -146,10 +146,10 @@ func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Re
 			}
 		}
 		r, _ := q.Rotation(cmd.Subject)
-		switch {
-		case r.BegunMS >= l.End.SinceMS && r.State == ledger.RotationIdle && r.DoneMS >= r.BegunMS:
+		switch { // ledger time can stand still: the same instant may have been before
+		case r.BegunMS > l.End.SinceMS && r.State == ledger.RotationIdle && r.DoneMS >= r.BegunMS:
 			receipt = &issuers.Receipt{Proof: proofRotated, Detail: "account " + name + " has had another secret since " + at(r.DoneMS).Format(time.RFC3339) + "; the target took it in a login"}
-		case r.BegunMS < l.End.SinceMS && r.Wanted == "" || cmd.Urgent && !r.Urgent:
+		case r.BegunMS <= l.End.SinceMS && r.Wanted == "" || cmd.Urgent && !r.Urgent:
 			want = &cmd
 		}
 		return nil

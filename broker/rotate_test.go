@@ -35,6 +35,7 @@ type turning struct {
 	replaced []string          // usernames, in order
 	refuses  error             // what Replace answers, where set
 	silent   error             // what Present answers, where set
+	hangs    string            // a target that takes no replacement before its context ends
 	// left counts the points up to the one at which the node dies; 0: it lives on.
 	left int
 	dead bool
@@ -67,13 +68,14 @@ func (k *turning) Admin(json.RawMessage) (string, string, error) {
 
 func (k *turning) Open(t issuers.Target) (issuers.Issuer, error) {
 	i, err := k.Kind.Open(t)
-	return &turner{i, k, t.Secrets["admin_password"].Reveal()}, err
+	return &turner{i, k, t.Name, t.Secrets["admin_password"].Reveal()}, err
 }
 
 type turner struct {
 	issuers.Issuer
-	kind  *turning
-	admin string
+	kind   *turning
+	target string
+	admin  string
 }
 
 // Mint logs in by the admin's secret, as real issuers do when they connect.
@@ -84,7 +86,11 @@ func (i *turner) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential,
 	return i.Issuer.Mint(ctx, l)
 }
 
-func (i *turner) Replace(_ context.Context, r issuers.Replacement) error {
+func (i *turner) Replace(ctx context.Context, r issuers.Replacement) error {
+	if i.kind.hangs == i.target {
+		<-ctx.Done()
+		return &issuers.Error{Kind: issuers.Unknown, Err: ctx.Err()}
+	}
 	if err := i.kind.point(); err != nil {
 		return &issuers.Error{Kind: issuers.Unreachable, Err: err}
 	}

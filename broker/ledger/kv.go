@@ -67,7 +67,7 @@ const (
 	bucketDelivery  = "delivery"    // webhook sink → Delivery
 
 	bucketRotation    = "rotation"     // kind / name → Rotation
-	bucketRotationDue = "rotation_due" // ms ‖ kind / name
+	bucketRotationDue = "rotation_due" // ms ‖ kind / name → target
 	bucketTurning     = "turning"      // target \0 kind / name: the next secret may be in use
 	bucketRotated     = "rotated"      // kind / name → seq of the last secret that came into use
 )

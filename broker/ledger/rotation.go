@@ -92,7 +92,7 @@ func (s *state) saveRotation(r Rotation, at int64) {
 	s.del(bucketRotationDue, due(r.AtMS, r.Subject))
 	r.AtMS = at
 	if at > 0 {
-		s.put(bucketRotationDue, due(at, r.Subject), []byte{1})
+		s.put(bucketRotationDue, due(at, r.Subject), []byte(r.Target))
 	}
 	inFlight := key(r.Target, r.Subject)
 	s.del(bucketTurning, inFlight)

@@ -323,6 +323,11 @@ func (e *Engine) replace(ctx context.Context, t turn, fresh bool) error {
 	if err != nil {
 		return err
 	}
+	// Before the target hears of anything: what it has taken is to be written down.
+	due, err := nextDue(t.schedule, t.rotation.Subject, e.now())
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	x, err := e.rotatorOf(t)
@@ -337,10 +342,6 @@ func (e *Engine) replace(ctx context.Context, t turn, fresh bool) error {
 		if err := x.TryLogin(ctx, username, t.next); err != nil {
 			return fmt.Errorf("the target was told of the new secret and does not take it: %w", err)
 		}
-	}
-	due, err := nextDue(t.schedule, t.rotation.Subject, e.now())
-	if err != nil {
-		return err
 	}
 	_, err = e.commit(ctx, e.header(Caller{}), &ledger.FinishRotation{Subject: t.rotation.Subject, ID: t.rotation.ID, DueMS: dueMS(due)})
 	if err == nil {

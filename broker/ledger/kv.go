@@ -66,6 +66,7 @@ const (
 	bucketDecision  = "decision"    // decision id → seq
 	bucketDelivery  = "delivery"    // webhook sink → Delivery
 
+	bucketAccountOn   = "account_on"   // target \0 username → Account
 	bucketRotation    = "rotation"     // kind / name → Rotation
 	bucketRotationDue = "rotation_due" // ms ‖ kind / name → target
 	bucketTurning     = "turning"      // target \0 kind / name: the next secret may be in use

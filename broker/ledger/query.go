@@ -428,6 +428,11 @@ func (q Query) Rotations(fn func(Rotation) bool) {
 	scanFrom(q.v, bucketRotation, "", fn)
 }
 
+// AccountNamed is the Account that holds a name on a target; empty: none does.
+func (q Query) AccountNamed(target, username string) string {
+	return q.v.accountNamed(target, username)
+}
+
 // DueRotations calls fn for every subject that the leader is to look at, with its
 // target, until fn returns false. next is when the first one after them is due; 0:
 // there is none, or fn wanted no more.

@@ -44,3 +44,44 @@ func TestDeletingATargetLeavesOthersSecrets(t *testing.T) {
 		t.Errorf("the account's secret has become %q", got)
 	}
 }
+
+// TestLaw2OneAccountHoldsAName: of two, neither could say that what it gave out is
+// gone.
+func TestLaw2OneAccountHoldsAName(t *testing.T) {
+	one, two := object("Account", "one", `{"target":"db","usernames":["a","b"],"grace":"1m"}`), object("Account", "two", `{"target":"db","usernames":["b"]}`)
+	gone := ledger.ObjectChange{Kind: "Account", Name: "one", Delete: true}
+	refused := func(b *book, changes ...ledger.ObjectChange) {
+		t.Helper()
+		for i := range changes {
+			changes[i].AnyVersion = true
+		}
+		b.refused(ledger.CodeExists, admin, &ledger.ChangeObjects{Changes: changes})
+	}
+	b := newBook(t)
+	refused(b, one, two)
+	b.write(one)
+	refused(b, two)
+	b.write(object("Target", "db2", `{"type":"memory"}`), object("Account", "two", `{"target":"db2","usernames":["b"]}`), one) // elsewhere, and once more
+	for _, changes := range [][]ledger.ObjectChange{{gone, two}, {two, gone}} {
+		b := newBook(t)
+		b.write(one)
+		b.write(changes...)
+		if got := b.q().AccountNamed("db", "a") + "," + b.q().AccountNamed("db", "b"); got != ",two" {
+			t.Errorf("the names are held by %s", got)
+		}
+		b.write(ledger.ObjectChange{Kind: "Account", Name: "two", Delete: true})
+		b.write(one)
+		b.refused(ledger.CodeInUse, admin, &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: "Target", Name: "db", Delete: true, AnyVersion: true},
+			{Kind: "Role", Name: "db/rw", Delete: true, AnyVersion: true}, {Kind: "Role", Name: "db/few", Delete: true, AnyVersion: true}, {Kind: "Role", Name: "db/priv", Delete: true, AnyVersion: true}}})
+	}
+}
+
+// TestNoRoleIsLeftOnADeletedAccount, though one change writes and deletes.
+func TestNoRoleIsLeftOnADeletedAccount(t *testing.T) {
+	b := newBook(t)
+	b.write(object("Account", "one", `{"target":"db","usernames":["a"]}`))
+	role := object("Role", "db/one", `{"account":"one","scope":[{"type":"account","identifier":"one","actions":["use"]}],"ttl":{"default":"1m","max":"1m"}}`)
+	role.AnyVersion = true
+	b.refused(ledger.CodeNotFound, admin, &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: "Account", Name: "one", Delete: true, AnyVersion: true}, role}})
+	b.write(role)
+}

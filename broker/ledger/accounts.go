@@ -237,6 +237,12 @@ func (s *state) checkDeleteAccount(o ObjectChange, deleted func(kind, name strin
 	if role != "" {
 		return refuse(CodeInUse, "Account %s is given out by the role %s. Delete its roles with it.", o.Name, role)
 	}
+	for _, id := range s.ids(bucketLeaseOn, prefix(target), 1<<20) {
+		l, _ := s.lease(id)
+		if on, ok := AccountOf(l); ok && on == o.Name {
+			return refuse(CodeInUse, "Account %s has leases that are not ended. Revoke them first.", o.Name)
+		}
+	}
 	if r, ok := s.rotation(RotationSubject(KindAccount, o.Name)); ok && r.InFlight() {
 		return refuse(CodeInUse, "The secret of account %s is being replaced. Wait for its end: mayfly get rotations", o.Name)
 	}

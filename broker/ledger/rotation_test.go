@@ -85,3 +85,33 @@ func TestNoRoleIsLeftOnADeletedAccount(t *testing.T) {
 	b.refused(ledger.CodeNotFound, admin, &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: "Account", Name: "one", Delete: true, AnyVersion: true}, role}})
 	b.write(role)
 }
+
+// onAccount makes the lease that is opened one on an account.
+func onAccount(name string) func(*ledger.OpenLease) {
+	return func(c *ledger.OpenLease) {
+		c.Lease.Name = ledger.AccountLease(name, ledger.BareID(c.Lease.ID))
+		c.Lease.Grant.Scope = ledger.AccountScope(name)
+	}
+}
+
+// TestLaw2AccountIsNotForgottenWhileALeaseIsOnIt: its role may give out something
+// else by now.
+func TestLaw2AccountIsNotForgottenWhileALeaseIsOnIt(t *testing.T) {
+	b := newBook(t)
+	b.write(object("Account", "one", `{"target":"db","usernames":["a"]}`), object("Role", "db/one", `{"account":"one","scope":[{"type":"account","identifier":"one","actions":["use"]}],"ttl":{"default":"1m","max":"1m"}}`))
+	b.ok(app, b.open(app, "db/one", "a", "", onAccount("one")))
+	b.write(object("Role", "db/one", string(firstObjects()[5].Spec)))
+	forget := &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: "Account", Name: "one", Delete: true, AnyVersion: true}}}
+	b.refused(ledger.CodeInUse, admin, forget)
+	b.ok(admin, &ledger.ForceEnd{IDs: []string{id(ledger.PrefixLease, "a")}, Reason: "the target is gone"})
+	b.ok(admin, forget)
+}
+
+// TestLaw2NoRemintMakesALeaseAnAccounts: a kind that names its credential so would
+// have its lease end without a withdrawal.
+func TestLaw2NoRemintMakesALeaseAnAccounts(t *testing.T) {
+	b := newBook(t)
+	b.ok(app, b.open(app, "db/rw", "a", ""))
+	l := id(ledger.PrefixLease, "a")
+	b.refused(ledger.CodeInvalid, app, &ledger.RemintLease{ID: l, Generation: 2, Name: ledger.AccountLease("one", ledger.BareID(l)), MintDeadlineMS: b.now})
+}

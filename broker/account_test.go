@@ -89,3 +89,16 @@ func TestLaw2ATurnOfTheSameInstantIsNotTheLeases(t *testing.T) {
 		}
 	})
 }
+
+// TestTargetIsNotEnteredByAnAccount that is given out, whichever came first.
+func TestTargetIsNotEnteredByAnAccount(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		k.enters = "app" // as the spec says that is written now
+		_, err := r.engine.Apply(t.Context(), opCaller, wire.ApplyRequest{Objects: []wire.Object{{Kind: "Target", Name: "t1", Spec: []byte(`{"type":"memory","system":"t1"}`)}}})
+		if err == nil || !strings.Contains(err.Error(), "app is account app") {
+			t.Error(err)
+		}
+	})
+}

@@ -189,6 +189,22 @@ func (e *Engine) checkAccountObject(q ledger.Query, plan []change, x change) err
 	return checkCron(a.Rotation)
 }
 
+// checkAdminIsNoAccount: a target is not entered by an account that is given out.
+func checkAdminIsNoAccount(q ledger.Query, kind issuers.Kind, target string, rest []byte) error {
+	holder, ok := kind.(issuers.AdminHolder)
+	if !ok {
+		return nil
+	}
+	admin, _, err := holder.Admin(rest)
+	if err != nil {
+		return err
+	}
+	if account := q.AccountNamed(target, admin); account != "" {
+		return fmt.Errorf("%s is account %s, which the broker gives out; enter the target by another, or delete the account first", admin, account)
+	}
+	return nil
+}
+
 // rotatingKinds names the kinds on which accounts can be rotated.
 func (e *Engine) rotatingKinds() []string {
 	var out []string

@@ -35,6 +35,7 @@ type turning struct {
 	replaced []string          // usernames, in order
 	refuses  error             // what Replace answers, where set
 	silent   error             // what Present answers, where set
+	enters   string            // the admin account, where it is another
 	hangs    string            // a target that takes no replacement before its context ends
 	// left counts the points up to the one at which the node dies; 0: it lives on.
 	left int
@@ -63,6 +64,9 @@ func (k *turning) has(username, password string) bool {
 }
 
 func (k *turning) Admin(json.RawMessage) (string, string, error) {
+	if k.enters != "" {
+		return k.enters, "admin_password", nil
+	}
 	return "admin", "admin_password", nil
 }
 

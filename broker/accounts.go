@@ -54,6 +54,11 @@ func (e *Engine) handOut(ctx context.Context, t *target, l ledger.Lease, account
 	var username string
 	var s secret.Text
 	err := e.view(func(q ledger.Query) error {
+		// Ended since its commit: the secret may have been replaced for that, and the
+		// one after is not the lease's.
+		if cur, _ := q.Lease(l.ID); cur.State != ledger.LeaseOpen {
+			return fault.New(fault.Conflict, ledger.CodeLeaseEnded, "Lease %s ended before anything was given out. Request again.", l.ID)
+		}
 		var a ledger.AccountSpec
 		if _, ok := q.Spec(ledger.KindAccount, account, &a); !ok {
 			return fault.New(fault.NotFound, "not_found", "Account %s does not exist.", account)
@@ -128,10 +133,10 @@ func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Re
 			return nil
 		}
 		cmd := ledger.WantRotation{Subject: ledger.RotationSubject(ledger.KindAccount, name), Reason: ledger.RotateUsed}
-		switch l.End.Reason {
-		case ledger.EndRevoked, ledger.EndContained:
+		switch {
+		case l.End.Reason == ledger.EndRevoked || l.End.Reason == ledger.EndContained:
 			cmd.Reason, cmd.Urgent = ledger.RotateWithdrawn, true
-		case ledger.EndMintFailed:
+		case l.End.Reason == ledger.EndMintFailed && l.Generation == 1: // an earlier one may have given out the secret
 			receipt = &issuers.Receipt{Proof: issuers.ProofAbsent, Detail: "nothing was given out"}
 			return nil
 		default:
@@ -182,6 +187,22 @@ func (e *Engine) checkAccountObject(q ledger.Query, plan []change, x change) err
 		return fmt.Errorf("%s is the account that the broker itself enters target %s by; rotate it with: mayfly rotate target %s", admin, a.Target, a.Target)
 	}
 	return checkCron(a.Rotation)
+}
+
+// checkAdminIsNoAccount: a target is not entered by an account that is given out.
+func checkAdminIsNoAccount(q ledger.Query, kind issuers.Kind, target string, rest []byte) error {
+	holder, ok := kind.(issuers.AdminHolder)
+	if !ok {
+		return nil
+	}
+	admin, _, err := holder.Admin(rest)
+	if err != nil {
+		return err
+	}
+	if account := q.AccountNamed(target, admin); account != "" {
+		return fmt.Errorf("%s is account %s, which the broker gives out; enter the target by another, or delete the account first", admin, account)
+	}
+	return nil
 }
 
 // rotatingKinds names the kinds on which accounts can be rotated.

@@ -47,6 +47,9 @@ type rotator struct {
 	until map[string]time.Time
 }
 
+// turning is a subject that is taken on.
+type turning struct{ subject, target string }
+
 func newRotator(e *Engine) *rotator {
 	return &rotator{e: e, busy: map[string]bool{}, on: map[string]int{}, until: map[string]time.Time{}}
 }
@@ -55,32 +58,32 @@ func (r *rotator) wait() { r.wg.Wait() }
 
 // start takes up what is due. It shortens sleep to when the next is.
 func (r *rotator) start(ctx context.Context, sleep *time.Duration) {
-	now := r.e.now().UnixMilli()
-	var due []ledger.Rotation
+	now := r.e.now()
+	var due []turning
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	err := r.e.view(func(q ledger.Query) error {
-		subjects, next := q.DueRotations(now, dueRotations)
-		shorten(sleep, now, next)
-		for _, s := range subjects {
-			if x, ok := q.Rotation(s); ok {
-				due = append(due, x)
+		taken := maps.Clone(r.on)
+		next := q.DueRotations(now.UnixMilli(), func(subject, target string) bool {
+			// What waits for its turn hides nothing that is due on other targets.
+			if !r.busy[subject] && taken[target] < ledger.MaxTurning && !now.Before(r.until[subject]) {
+				taken[target]++
+				due = append(due, turning{subject, target})
 			}
-		}
+			return len(due) < dueRotations
+		})
+		shorten(sleep, now.UnixMilli(), next)
 		return nil
 	})
 	if err != nil {
 		r.e.log.Error("cannot read what is to be rotated", "error", err)
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, x := range due {
-		if r.busy[x.Subject] || r.on[x.Target] >= ledger.MaxTurning || r.e.now().Before(r.until[x.Subject]) {
-			continue
-		}
-		delete(r.until, x.Subject)
-		r.busy[x.Subject] = true
-		r.on[x.Target]++
-		r.wg.Go(func() { r.done(x, r.run(ctx, x.Subject)) })
+		delete(r.until, x.subject)
+		r.busy[x.subject] = true
+		r.on[x.target]++
+		r.wg.Go(func() { r.done(x, r.run(ctx, x.subject)) })
 	}
 }
 
@@ -99,15 +102,15 @@ func (r *rotator) run(ctx context.Context, subject string) error {
 }
 
 // done makes room for another subject of the target.
-func (r *rotator) done(x ledger.Rotation, err error) {
+func (r *rotator) done(x turning, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.busy, x.Subject)
-	if r.on[x.Target]--; r.on[x.Target] == 0 {
-		delete(r.on, x.Target)
+	delete(r.busy, x.subject)
+	if r.on[x.target]--; r.on[x.target] == 0 {
+		delete(r.on, x.target)
 	}
 	if err != nil {
-		r.until[x.Subject] = r.e.now().Add(firstRetry)
+		r.until[x.subject] = r.e.now().Add(firstRetry)
 		return
 	}
 	r.e.wake() // another may have waited for its turn
@@ -320,6 +323,11 @@ func (e *Engine) replace(ctx context.Context, t turn, fresh bool) error {
 	if err != nil {
 		return err
 	}
+	// Before the target hears of anything: what it has taken is to be written down.
+	due, err := nextDue(t.schedule, t.rotation.Subject, e.now())
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	x, err := e.rotatorOf(t)
@@ -334,10 +342,6 @@ func (e *Engine) replace(ctx context.Context, t turn, fresh bool) error {
 		if err := x.TryLogin(ctx, username, t.next); err != nil {
 			return fmt.Errorf("the target was told of the new secret and does not take it: %w", err)
 		}
-	}
-	due, err := nextDue(t.schedule, t.rotation.Subject, e.now())
-	if err != nil {
-		return err
 	}
 	_, err = e.commit(ctx, e.header(Caller{}), &ledger.FinishRotation{Subject: t.rotation.Subject, ID: t.rotation.ID, DueMS: dueMS(due)})
 	if err == nil {

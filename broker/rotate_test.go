@@ -34,6 +34,9 @@ type turning struct {
 	secrets  map[string]string // by username; "admin" is the broker's own
 	replaced []string          // usernames, in order
 	refuses  error             // what Replace answers, where set
+	silent   error             // what Present answers, where set
+	enters   string            // the admin account, where it is another
+	hangs    string            // a target that takes no replacement before its context ends
 	// left counts the points up to the one at which the node dies; 0: it lives on.
 	left int
 	dead bool
@@ -61,18 +64,22 @@ func (k *turning) has(username, password string) bool {
 }
 
 func (k *turning) Admin(json.RawMessage) (string, string, error) {
+	if k.enters != "" {
+		return k.enters, "admin_password", nil
+	}
 	return "admin", "admin_password", nil
 }
 
 func (k *turning) Open(t issuers.Target) (issuers.Issuer, error) {
 	i, err := k.Kind.Open(t)
-	return &turner{i, k, t.Secrets["admin_password"].Reveal()}, err
+	return &turner{i, k, t.Name, t.Secrets["admin_password"].Reveal()}, err
 }
 
 type turner struct {
 	issuers.Issuer
-	kind  *turning
-	admin string
+	kind   *turning
+	target string
+	admin  string
 }
 
 // Mint logs in by the admin's secret, as real issuers do when they connect.
@@ -83,7 +90,11 @@ func (i *turner) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential,
 	return i.Issuer.Mint(ctx, l)
 }
 
-func (i *turner) Replace(_ context.Context, r issuers.Replacement) error {
+func (i *turner) Replace(ctx context.Context, r issuers.Replacement) error {
+	if i.kind.hangs == i.target {
+		<-ctx.Done()
+		return &issuers.Error{Kind: issuers.Unknown, Err: ctx.Err()}
+	}
 	if err := i.kind.point(); err != nil {
 		return &issuers.Error{Kind: issuers.Unreachable, Err: err}
 	}
@@ -116,6 +127,11 @@ func (i *turner) TryLogin(_ context.Context, username string, s secret.Text) err
 }
 
 func (i *turner) Present(_ context.Context, username string, s secret.Text) (issuers.Credential, error) {
+	i.kind.mu.Lock()
+	defer i.kind.mu.Unlock()
+	if i.kind.silent != nil {
+		return issuers.Credential{}, i.kind.silent
+	}
 	return issuers.Credential{Public: map[string]string{"username": username}, Secret: map[string]secret.Text{"password": s}}, nil
 }
 

@@ -12,10 +12,6 @@ import (
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 )
 
-// minInterval is the least time between two turns of a schedule: below, a target
-// does little else, and clients cannot keep up.
-const minInterval = time.Minute
-
 // checkCron refuses a schedule that this build cannot reckon.
 func checkCron(s *ledger.Schedule) error {
 	if s == nil {
@@ -47,17 +43,26 @@ func nextDue(s *ledger.Schedule, subject string, after time.Time) (time.Time, er
 	}
 	jitter := time.Duration(s.Jitter)
 	// A turn of this schedule that the jitter has put after `after` is still to come.
-	from := after.Add(-jitter)
+	from := onTheWall(after.Add(-jitter).In(zone), time.UTC)
 	for {
-		tick, err := gronx.NextTickAfter(s.Cron, from.In(zone), false)
+		// What the clock on the wall shows is reckoned without its changes: an hour
+		// that is left out would have turns left out, and whole schedules end there.
+		wall, err := gronx.NextTickAfter(s.Cron, from, false)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("rotation.cron %q never comes", s.Cron)
 		}
+		tick := onTheWall(wall, zone)
 		if due := tick.Add(share(subject, tick, jitter)); due.After(after) {
 			return due, nil
 		}
-		from = tick
+		from = wall
 	}
+}
+
+// onTheWall is when a clock in zone shows what t shows: once, where it does so twice,
+// and as much earlier or later, where that is left out.
+func onTheWall(t time.Time, zone *time.Location) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, zone)
 }
 
 // share is a subject's part of a jitter at one tick, evenly spread.

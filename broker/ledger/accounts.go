@@ -142,17 +142,60 @@ func sameAccount(before, after []byte) bool {
 	return strict(before, &a) == nil && strict(after, &b) == nil && a.Target == b.Target && slices.Equal(a.Usernames, b.Usernames)
 }
 
-// accountsOn lists the accounts on a target.
+// accountsOn lists the accounts on a target, those with two names twice.
 func (v *view) accountsOn(target string) []string {
 	var out []string
-	v.Scan(bucketObject, []byte(KindAccount+"/"), nil, func(_, raw []byte) bool {
-		var o Object
-		if json.Unmarshal(raw, &o) == nil && accountTarget(o.Spec) == target {
-			out = append(out, o.Name)
-		}
+	v.Scan(bucketAccountOn, prefix(target), nil, func(_, account []byte) bool {
+		out = append(out, string(account))
 		return true
 	})
 	return out
+}
+
+// accountNamed is the Account that holds a name on a target; empty: none does.
+func (v *view) accountNamed(target, username string) string {
+	return string(v.Get(bucketAccountOn, key(target, username)))
+}
+
+// nameAccount enters an account's names on its target, or takes them out.
+func (s *state) nameAccount(o Object, there bool) {
+	var a AccountSpec
+	if o.Kind != KindAccount || strict(o.Spec, &a) != nil {
+		return
+	}
+	for _, u := range a.Usernames {
+		if there {
+			s.put(bucketAccountOn, key(a.Target, u), []byte(o.Name))
+		} else if s.accountNamed(a.Target, u) == o.Name {
+			s.del(bucketAccountOn, key(a.Target, u))
+		}
+	}
+}
+
+// checkAccountNames: two Accounts that replace one secret would lock out each
+// other's holders, and neither could say that what it gave out is gone.
+func (s *state) checkAccountNames(o ObjectChange, changes []ObjectChange) Result {
+	var a AccountSpec
+	if strict(o.Spec, &a) != nil {
+		return done("")
+	}
+	for _, u := range a.Usernames {
+		holder := s.accountNamed(a.Target, u)
+		for _, x := range changes {
+			var y AccountSpec
+			switch {
+			case x.Kind != KindAccount || x.Name == o.Name:
+			case x.Delete && x.Name == holder:
+				holder = ""
+			case !x.Delete && strict(x.Spec, &y) == nil && y.Target == a.Target && slices.Contains(y.Usernames, u):
+				holder = x.Name
+			}
+		}
+		if holder != "" && holder != o.Name {
+			return refuse(CodeExists, "Account %s: %s on target %s is account %s already.", o.Name, u, a.Target, holder)
+		}
+	}
+	return done("")
 }
 
 // checkRoleAccount: a role gives out an account of its own target.
@@ -163,8 +206,8 @@ func (s *state) checkRoleAccount(o ObjectChange, changes []ObjectChange) Result 
 	}
 	spec := s.present(KindAccount, r.Account).Spec
 	for _, x := range changes {
-		if x.Kind == KindAccount && x.Name == r.Account && !x.Delete {
-			spec = x.Spec
+		if x.Kind == KindAccount && x.Name == r.Account {
+			spec = x.Spec // none, where it is deleted
 		}
 	}
 	if target := accountTarget(spec); target != RoleTarget(o.Name) {
@@ -193,6 +236,12 @@ func (s *state) checkDeleteAccount(o ObjectChange, deleted func(kind, name strin
 	})
 	if role != "" {
 		return refuse(CodeInUse, "Account %s is given out by the role %s. Delete its roles with it.", o.Name, role)
+	}
+	for _, id := range s.ids(bucketLeaseOn, prefix(target), 1<<20) {
+		l, _ := s.lease(id)
+		if on, ok := AccountOf(l); ok && on == o.Name {
+			return refuse(CodeInUse, "Account %s has leases that are not ended. Revoke them first.", o.Name)
+		}
 	}
 	if r, ok := s.rotation(RotationSubject(KindAccount, o.Name)); ok && r.InFlight() {
 		return refuse(CodeInUse, "The secret of account %s is being replaced. Wait for its end: mayfly get rotations", o.Name)

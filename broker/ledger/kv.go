@@ -66,8 +66,9 @@ const (
 	bucketDecision  = "decision"    // decision id → seq
 	bucketDelivery  = "delivery"    // webhook sink → Delivery
 
+	bucketAccountOn   = "account_on"   // target \0 username → Account
 	bucketRotation    = "rotation"     // kind / name → Rotation
-	bucketRotationDue = "rotation_due" // ms ‖ kind / name
+	bucketRotationDue = "rotation_due" // ms ‖ kind / name → target
 	bucketTurning     = "turning"      // target \0 kind / name: the next secret may be in use
 	bucketLetGo       = "let_go"       // lease on an account, ending → turns of the account by then
 	bucketRotated     = "rotated"      // kind / name → seq of the last secret that came into use

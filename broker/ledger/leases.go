@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/mayfly-broker/mayfly/scope"
 )
@@ -286,7 +287,11 @@ func (b *RemintLease) apply(s *state, c *context) Result {
 			return refuse(CodeNotFound, "Lease %s was asked for with another key; only that key collects it.", l.ID)
 		}
 	}
-	if account, on := AccountOf(l); b.Generation != l.Generation+1 || b.Name == "" || on && b.Name != AccountLease(account, BareID(l.ID)) {
+	account, on := AccountOf(l)
+	if named := strings.HasPrefix(b.Name, accountPrefix); named != on || on && b.Name != AccountLease(account, BareID(l.ID)) {
+		return refuse(CodeInvalid, "A lease on an account bears its name, and no other does.")
+	}
+	if b.Generation != l.Generation+1 || b.Name == "" {
 		return refuse(CodeGeneration, "Lease %s is at generation %d.", l.ID, l.Generation)
 	}
 	if taken := s.Get(bucketName, []byte(b.Name)); taken != nil && string(taken) != l.ID {

@@ -215,6 +215,9 @@ func (s *state) checkReferences(o ObjectChange, changes []ObjectChange) Result {
 		}
 	case KindAccount:
 		kind, name = KindTarget, accountTarget(o.Spec)
+		if res := s.checkAccountNames(o, changes); !res.OK() {
+			return res
+		}
 	case KindPrincipal:
 		var p PrincipalSpec
 		if err := json.Unmarshal(o.Spec, &p); err == nil && p.Owner != "" {
@@ -321,11 +324,13 @@ func (s *state) change(c *context, o ObjectChange) {
 		}
 	}
 	s.save(bucketObject, objectKey(o.Kind, o.Name), rec)
+	s.nameAccount(rec, true)
 	s.touchRotation(c, rec)
 }
 
 func (s *state) deleteObject(o Object) {
 	s.del(bucketObject, objectKey(o.Kind, o.Name))
+	s.nameAccount(o, false)
 	s.dropRotation(o)
 	for _, f := range o.Secrets {
 		s.del(bucketSecret, []byte(o.Kind+"/"+o.Name+"/"+f))

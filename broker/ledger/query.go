@@ -428,9 +428,24 @@ func (q Query) Rotations(fn func(Rotation) bool) {
 	scanFrom(q.v, bucketRotation, "", fn)
 }
 
-// DueRotations returns up to limit subjects that the leader is to look at.
-func (q Query) DueRotations(ms int64, limit int) (subjects []string, next int64) {
-	return q.v.due(bucketRotationDue, ms, limit)
+// AccountNamed is the Account that holds a name on a target; empty: none does.
+func (q Query) AccountNamed(target, username string) string {
+	return q.v.accountNamed(target, username)
+}
+
+// DueRotations calls fn for every subject that the leader is to look at, with its
+// target, until fn returns false. next is when the first one after them is due; 0:
+// there is none, or fn wanted no more.
+func (q Query) DueRotations(ms int64, fn func(subject, target string) bool) (next int64) {
+	q.v.Scan(bucketRotationDue, nil, nil, func(k, target []byte) bool {
+		at, subject := splitDue(k)
+		if at > ms {
+			next = at
+			return false
+		}
+		return fn(subject, string(target))
+	})
+	return next
 }
 
 // Rotated is the sequence at which a secret of the subject last came into use; 0:

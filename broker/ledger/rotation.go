@@ -92,7 +92,7 @@ func (s *state) saveRotation(r Rotation, at int64) {
 	s.del(bucketRotationDue, due(r.AtMS, r.Subject))
 	r.AtMS = at
 	if at > 0 {
-		s.put(bucketRotationDue, due(at, r.Subject), []byte{1})
+		s.put(bucketRotationDue, due(at, r.Subject), []byte(r.Target))
 	}
 	inFlight := key(r.Target, r.Subject)
 	s.del(bucketTurning, inFlight)
@@ -164,6 +164,9 @@ func (s *state) dropRotation(o Object) {
 	s.del(bucketRotated, []byte(subject))
 	for _, f := range []string{"next", "old", "old1"} {
 		s.del(bucketSecret, secretKey(secretOwner, subject, f))
+	}
+	if o.Kind != KindAccount {
+		return // an account of the same name has slots of its own
 	}
 	for slot := range MaxSlots {
 		s.del(bucketSecret, slotKey(o.Name, slot))

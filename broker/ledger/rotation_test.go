@@ -1,0 +1,117 @@
+package ledger_test
+
+import (
+	"testing"
+
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+)
+
+// write writes and deletes objects of any version.
+func (b *book) write(objects ...ledger.ObjectChange) {
+	b.t.Helper()
+	for i := range objects {
+		objects[i].AnyVersion = true
+	}
+	b.ok(admin, &ledger.ChangeObjects{Changes: objects})
+}
+
+func object(kind, name, spec string) ledger.ObjectChange {
+	return ledger.ObjectChange{Kind: kind, Name: name, Spec: rawJSON(spec)}
+}
+
+// beginTurn seals the next secret of a subject.
+func (b *book) beginTurn(subject, name string, slot int) ledger.Result {
+	cmd := &ledger.BeginRotation{Subject: subject, ID: id(ledger.PrefixRotation, name), Reason: ledger.RotateScheduled, Slot: slot}
+	return b.apply(b.header(""), cmd, ledger.Secret{Name: "Rotation/" + subject + "/next", Salt: make([]byte, 16), Value: []byte("next " + name)})
+}
+
+// turnOnce takes a subject's secret through a whole replacement.
+func (b *book) turnOnce(subject, name string, slot int) {
+	b.t.Helper()
+	if res := b.beginTurn(subject, name, slot); !res.OK() {
+		b.t.Fatal(res)
+	}
+	b.ok("", &ledger.FinishRotation{Subject: subject, ID: id(ledger.PrefixRotation, name)})
+}
+
+// TestDeletingATargetLeavesOthersSecrets: an account may have a target's name.
+func TestDeletingATargetLeavesOthersSecrets(t *testing.T) {
+	b := newBook(t)
+	b.write(object("Target", "billing", `{"type":"memory","rotation":{"cron":"0 0 * * *"}}`), object("Account", "billing", `{"target":"db","usernames":["app"]}`))
+	b.turnOnce("Account/billing", "a", 0)
+	b.write(ledger.ObjectChange{Kind: "Target", Name: "billing", Delete: true})
+	if got := string(b.q().SlotSecret("billing", 0)); got != "next a" {
+		t.Errorf("the account's secret has become %q", got)
+	}
+}
+
+// TestLaw2OneAccountHoldsAName: of two, neither could say that what it gave out is
+// gone.
+func TestLaw2OneAccountHoldsAName(t *testing.T) {
+	one, two := object("Account", "one", `{"target":"db","usernames":["a","b"],"grace":"1m"}`), object("Account", "two", `{"target":"db","usernames":["b"]}`)
+	gone := ledger.ObjectChange{Kind: "Account", Name: "one", Delete: true}
+	refused := func(b *book, changes ...ledger.ObjectChange) {
+		t.Helper()
+		for i := range changes {
+			changes[i].AnyVersion = true
+		}
+		b.refused(ledger.CodeExists, admin, &ledger.ChangeObjects{Changes: changes})
+	}
+	b := newBook(t)
+	refused(b, one, two)
+	b.write(one)
+	refused(b, two)
+	b.write(object("Target", "db2", `{"type":"memory"}`), object("Account", "two", `{"target":"db2","usernames":["b"]}`), one) // elsewhere, and once more
+	for _, changes := range [][]ledger.ObjectChange{{gone, two}, {two, gone}} {
+		b := newBook(t)
+		b.write(one)
+		b.write(changes...)
+		if got := b.q().AccountNamed("db", "a") + "," + b.q().AccountNamed("db", "b"); got != ",two" {
+			t.Errorf("the names are held by %s", got)
+		}
+		b.write(ledger.ObjectChange{Kind: "Account", Name: "two", Delete: true})
+		b.write(one)
+		b.refused(ledger.CodeInUse, admin, &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: "Target", Name: "db", Delete: true, AnyVersion: true},
+			{Kind: "Role", Name: "db/rw", Delete: true, AnyVersion: true}, {Kind: "Role", Name: "db/few", Delete: true, AnyVersion: true}, {Kind: "Role", Name: "db/priv", Delete: true, AnyVersion: true}}})
+	}
+}
+
+// TestNoRoleIsLeftOnADeletedAccount, though one change writes and deletes.
+func TestNoRoleIsLeftOnADeletedAccount(t *testing.T) {
+	b := newBook(t)
+	b.write(object("Account", "one", `{"target":"db","usernames":["a"]}`))
+	role := object("Role", "db/one", `{"account":"one","scope":[{"type":"account","identifier":"one","actions":["use"]}],"ttl":{"default":"1m","max":"1m"}}`)
+	role.AnyVersion = true
+	b.refused(ledger.CodeNotFound, admin, &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: "Account", Name: "one", Delete: true, AnyVersion: true}, role}})
+	b.write(role)
+}
+
+// onAccount makes the lease that is opened one on an account.
+func onAccount(name string) func(*ledger.OpenLease) {
+	return func(c *ledger.OpenLease) {
+		c.Lease.Name = ledger.AccountLease(name, ledger.BareID(c.Lease.ID))
+		c.Lease.Grant.Scope = ledger.AccountScope(name)
+	}
+}
+
+// TestLaw2AccountIsNotForgottenWhileALeaseIsOnIt: its role may give out something
+// else by now.
+func TestLaw2AccountIsNotForgottenWhileALeaseIsOnIt(t *testing.T) {
+	b := newBook(t)
+	b.write(object("Account", "one", `{"target":"db","usernames":["a"]}`), object("Role", "db/one", `{"account":"one","scope":[{"type":"account","identifier":"one","actions":["use"]}],"ttl":{"default":"1m","max":"1m"}}`))
+	b.ok(app, b.open(app, "db/one", "a", "", onAccount("one")))
+	b.write(object("Role", "db/one", string(firstObjects()[5].Spec)))
+	forget := &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: "Account", Name: "one", Delete: true, AnyVersion: true}}}
+	b.refused(ledger.CodeInUse, admin, forget)
+	b.ok(admin, &ledger.ForceEnd{IDs: []string{id(ledger.PrefixLease, "a")}, Reason: "the target is gone"})
+	b.ok(admin, forget)
+}
+
+// TestLaw2NoRemintMakesALeaseAnAccounts: a kind that names its credential so would
+// have its lease end without a withdrawal.
+func TestLaw2NoRemintMakesALeaseAnAccounts(t *testing.T) {
+	b := newBook(t)
+	b.ok(app, b.open(app, "db/rw", "a", ""))
+	l := id(ledger.PrefixLease, "a")
+	b.refused(ledger.CodeInvalid, app, &ledger.RemintLease{ID: l, Generation: 2, Name: ledger.AccountLease("one", ledger.BareID(l)), MintDeadlineMS: b.now})
+}

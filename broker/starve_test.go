@@ -1,0 +1,34 @@
+package broker_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/client/wire"
+)
+
+// TestLaw8ADeadTargetHidesNoOthersRotations: more accounts of a target that answers
+// nothing wait for their turn than the leader takes up at once. They do
+// not keep another target's account waiting.
+func TestLaw8ADeadTargetHidesNoOthersRotations(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		k.hangs = "t1"
+		r.apply(wire.Object{Kind: "Target", Name: "t2", Spec: json.RawMessage(`{"type":"memory","system":"t2"}`), Secrets: map[string]string{"admin_password": "first"}})
+		const many = 1100
+		var accounts []wire.Object
+		for i := range many {
+			accounts = append(accounts, wire.Object{Kind: "Account", Name: fmt.Sprintf("a%04d", i), Spec: json.RawMessage(fmt.Sprintf(`{"target":"t1","usernames":["u%d"]}`, i))})
+		}
+		for len(accounts) > 0 {
+			n := min(len(accounts), ledger.MaxObjectsPut)
+			r.apply(accounts[:n]...)
+			accounts = accounts[n:]
+		}
+		wait(time.Second)
+		r.apply(wire.Object{Kind: "Account", Name: "other", Spec: json.RawMessage(`{"target":"t2","usernames":["app"]}`)})
+		r.within(5*time.Second, "the other target's account turns", func() bool { return r.rotation("Account/other").Turns == 1 })
+	})
+}

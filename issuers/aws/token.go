@@ -48,12 +48,8 @@ type provider struct {
 
 // newKeySet makes a set of one signing key.
 func newKeySet() (secret.Text, error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := newKey()
 	if err != nil {
-		return secret.Text{}, fmt.Errorf("make a signing key: %w", err)
-	}
-	key := jose.JSONWebKey{Key: private, Algorithm: string(jose.ES256), Use: "sig"}
-	if key.KeyID, err = thumbprint(key); err != nil {
 		return secret.Text{}, err
 	}
 	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{key}})
@@ -61,6 +57,16 @@ func newKeySet() (secret.Text, error) {
 		return secret.Text{}, errors.New("the signing key cannot be encoded")
 	}
 	return secret.New(string(set)), nil
+}
+
+func newKey() (jose.JSONWebKey, error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return jose.JSONWebKey{}, fmt.Errorf("make a signing key: %w", err)
+	}
+	key := jose.JSONWebKey{Key: private, Algorithm: string(jose.ES256), Use: "sig"}
+	key.KeyID, err = thumbprint(key)
+	return key, err
 }
 
 // thumbprint is the base64url of a key's SHA-256 thumbprint (RFC 7638).
@@ -72,23 +78,24 @@ func thumbprint(key jose.JSONWebKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum), nil
 }
 
-// readKeys reads the sealed key set. Its errors never quote what they read.
-func readKeys(text secret.Text) ([]jose.JSONWebKey, error) {
-	var set jose.JSONWebKeySet
+// readSet reads the sealed key set, the signing key first, and the phase of its
+// rotation. Its errors never quote what they read.
+func readSet(text secret.Text) (keys []jose.JSONWebKey, phase string, err error) {
+	var set sealedSet
 	if err := json.Unmarshal([]byte(text.Reveal()), &set); err != nil {
-		return nil, errors.New("aws: the target lacks its secret identity_jwks, which the broker makes when the target is written; write the target again")
+		return nil, "", errors.New("aws: the target lacks its secret identity_jwks, which the broker makes when the target is written; write the target again")
 	}
 	if len(set.Keys) == 0 || len(set.Keys) > maxKeys {
-		return nil, fmt.Errorf("aws: the secret identity_jwks holds %d keys; 1 to %d are allowed", len(set.Keys), maxKeys)
+		return nil, "", fmt.Errorf("aws: the secret identity_jwks holds %d keys; 1 to %d are allowed", len(set.Keys), maxKeys)
 	}
 	for i, key := range set.Keys {
 		kid, err := thumbprint(key)
 		private, ok := key.Key.(*ecdsa.PrivateKey)
 		if err != nil || !ok || private.Curve != elliptic.P256() || kid != key.KeyID || !key.Valid() || key.Algorithm != string(jose.ES256) {
-			return nil, fmt.Errorf("aws: key %d of the secret identity_jwks is not a private ES256 key whose kid is its thumbprint", i)
+			return nil, "", fmt.Errorf("aws: key %d of the secret identity_jwks is not a private ES256 key whose kid is its thumbprint", i)
 		}
 	}
-	return set.Keys, nil
+	return set.Keys, set.Turn, nil
 }
 
 func newProvider(sp spec, t issuers.Target) (*provider, error) {
@@ -100,7 +107,7 @@ func newProvider(sp spec, t issuers.Target) (*provider, error) {
 		return nil, fmt.Errorf("aws: the broker's external URL does not make an identity provider that STS would take: %w", err)
 	}
 	var err error
-	if p.keys, err = readKeys(t.Secrets[SecretJWKS]); err != nil {
+	if p.keys, _, err = readSet(t.Secrets[SecretJWKS]); err != nil {
 		return nil, err
 	}
 	p.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: p.keys[0]}, (&jose.SignerOptions{}).WithType("JWT"))

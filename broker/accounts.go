@@ -225,8 +225,8 @@ func checkTargetRotation(kind issuers.Kind, spec ledger.TargetSpec, rest []byte)
 	if err := checkCron(spec.Rotation); err != nil {
 		return err
 	}
-	if _, ok := kind.(issuers.KeyTurner); ok {
-		return nil
+	if _, ok, err := issuers.TurnsKeys(kind, rest); ok {
+		return err
 	}
 	_, _, err := turn{kind: kind, rest: rest, object: ledger.Object{Kind: ledger.KindTarget}}.login(0)
 	return err

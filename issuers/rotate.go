@@ -86,3 +86,20 @@ type KeyTurner interface {
 	// it signed.
 	KeyTimes(spec json.RawMessage) (publish, honour time.Duration)
 }
+
+// SometimesKeyTurner is implemented by a [KeyTurner] that has keys to turn on some
+// of its targets alone.
+type SometimesKeyTurner interface {
+	// TurnsKeysOn returns why a target with that spec has no keys that turn, or nil.
+	TurnsKeysOn(spec json.RawMessage) error
+}
+
+// TurnsKeys returns how the signing keys of a target of kind k turn. ok is false
+// where the kind has none; err says why there are none on this target.
+func TurnsKeys(k Kind, spec json.RawMessage) (t KeyTurner, ok bool, err error) {
+	t, ok = k.(KeyTurner)
+	if s, sometimes := k.(SometimesKeyTurner); ok && sometimes {
+		err = s.TurnsKeysOn(spec)
+	}
+	return t, ok, err
+}

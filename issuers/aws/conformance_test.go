@@ -12,10 +12,15 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/aws"
 	"github.com/mayfly-broker/mayfly/issuers/issuertest"
 	"github.com/mayfly-broker/mayfly/scope"
+	"github.com/mayfly-broker/mayfly/secret"
 )
 
-func TestConformanceAssumeRole(t *testing.T)  { issuertest.Run(t, harness(t, byRole())) }
-func TestConformanceWebIdentity(t *testing.T) { issuertest.Run(t, harness(t, byIdentity())) }
+func TestConformanceAssumeRole(t *testing.T) { issuertest.Run(t, harness(t, byRole())) }
+func TestConformanceWebIdentity(t *testing.T) {
+	h := harness(t, byIdentity().with(spec{"endpoint": frontSTS(t)}))
+	h.Keys = &issuertest.Keys{Verify: accepts, Old: []map[string]secret.Text{{aws.SecretJWKS: secret.New(firstShape)}}}
+	issuertest.Run(t, h)
+}
 
 // harness has no Unreachable: a withdrawal asks STS nothing, so it cannot fail to
 // reach it. TestNobodyAnswers tries the mint.

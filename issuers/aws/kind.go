@@ -33,8 +33,8 @@ const (
 	SecretJWKS = federation.SecretKeys // made by the broker: the keys of its own identity provider
 )
 
-// Kind implements [issuers.Kind], [issuers.RoleWriter], [issuers.SecretMaker] and
-// [issuers.Bounder]. The zero value is ready for use.
+// Kind implements [issuers.Kind], [issuers.RoleWriter], [issuers.SecretMaker],
+// [issuers.Bounder] and [issuers.KeyTurner]. The zero value is ready for use.
 type Kind struct{}
 
 // The abilities that this kind and its issuers have.
@@ -43,9 +43,12 @@ var (
 	_ issuers.RoleWriter  = Kind{}
 	_ issuers.SecretMaker = Kind{}
 	_ issuers.Bounder     = Kind{}
-	_ issuers.Issuer      = (*Issuer)(nil)
-	_ issuers.Checker     = (*Issuer)(nil)
-	_ issuers.Publisher   = identityIssuer{}
+	_ issuers.KeyTurner   = Kind{}
+
+	_ issuers.SometimesKeyTurner = Kind{}
+	_ issuers.Issuer             = (*Issuer)(nil)
+	_ issuers.Checker            = (*Issuer)(nil)
+	_ issuers.Publisher          = identityIssuer{}
 )
 
 // Name implements [issuers.Kind].

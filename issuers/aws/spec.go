@@ -65,8 +65,9 @@ type spec struct {
 	// LastingActions lets scopes name actions whose effect outlasts the lease.
 	LastingActions bool `json:"lasting_actions"`
 
-	maxTTL time.Duration
-	role   arn
+	maxTTL  time.Duration
+	publish time.Duration
+	role    arn
 }
 
 type tlsSpec struct {
@@ -79,10 +80,12 @@ type identitySpec struct {
 	// them when empty.
 	Issuer   string `json:"issuer"`
 	Audience string `json:"audience"`
+	// KeyPublish is how long a new key is published before it signs.
+	KeyPublish string `json:"key_publish"`
 }
 
 const allowedKeys = "allowed keys are way, region, role_arn, endpoint, service_endpoint, fips, tls (ca, ca_file), admin (username), external_id, " +
-	"web_identity (issuer, audience), tags, source_identity, max_ttl, resources, any_resource, lasting_actions"
+	"web_identity (issuer, audience, key_publish), tags, source_identity, max_ttl, resources, any_resource, lasting_actions"
 
 var (
 	regionPattern   = regexp.MustCompile(`^[a-z][a-z0-9-]{1,31}$`)
@@ -138,10 +141,24 @@ func (s *spec) checkWay() error {
 	if !audiencePattern.MatchString(s.WebIdentity.Audience) {
 		return errors.New("web_identity.audience: up to 255 printable characters are allowed")
 	}
+	if err := s.checkPublish(); err != nil {
+		return err
+	}
 	if s.WebIdentity.Issuer != "" {
 		if err := federation.CheckIssuer(s.WebIdentity.Issuer); err != nil {
 			return fmt.Errorf("web_identity.issuer: %w", err)
 		}
+	}
+	return nil
+}
+
+func (s *spec) checkPublish() (err error) {
+	s.publish = defaultPublish
+	if text := s.WebIdentity.KeyPublish; text != "" {
+		s.publish, err = time.ParseDuration(text)
+	}
+	if err != nil || s.publish < minPublish || s.publish > longestPublish {
+		return fmt.Errorf("web_identity.key_publish: %q; allowed are %s to %s", s.WebIdentity.KeyPublish, minPublish, longestPublish)
 	}
 	return nil
 }

@@ -119,8 +119,16 @@ func (k *turning) mustJudge(t *testing.T, documents map[string][]byte, when stri
 // testKeysTurn: what was signed before, between and after the steps is accepted by
 // what is published at that time, until the old key is retired.
 func testKeysTurn(t *testing.T, s *suite) {
-	turner, ok := s.Kind.(issuers.KeyTurner)
+	turner, ok, none := issuers.TurnsKeys(s.Kind, s.Target.Spec)
 	if !ok {
+		return
+	}
+	if none != nil {
+		for step := issuers.KeyPublish; step <= issuers.KeyRetire; step++ {
+			if _, err := turner.TurnKeys(s.Target.Spec, s.Target.Secrets, step); err == nil {
+				t.Errorf("TurnKeys takes step %d on a target that has no keys to turn: %v", step, none)
+			}
+		}
 		return
 	}
 	if s.Keys == nil {

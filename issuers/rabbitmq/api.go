@@ -75,7 +75,8 @@ func newClient(c *tls.Config, size int) *http.Client {
 			TLSClientConfig: c, TLSHandshakeTimeout: ioTimeout,
 			TLSNextProto:    map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1: one request a connection
 			MaxConnsPerHost: size, MaxIdleConnsPerHost: size, IdleConnTimeout: idleTime,
-			DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
+			ExpectContinueTimeout: listTimeout, // longer than any request: a body goes when it is asked for
+			DisableCompression:    true, MaxResponseHeaderBytes: 64 << 10,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -93,6 +94,7 @@ type call struct {
 	path   string // escaped; see at
 	body   any    // nil for none
 	header string // "Name: value", or empty
+	asked  bool   // the body is sent once the server asks for it
 	read   func(io.Reader) error
 }
 
@@ -172,6 +174,9 @@ func (a *api) ask(ctx context.Context, client *http.Client, base string, c call,
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "mayfly")
+	if c.asked {
+		req.Header.Set("Expect", "100-continue")
+	}
 	if name, value, ok := strings.Cut(c.header, ": "); ok {
 		req.Header.Set(name, value)
 	}

@@ -58,6 +58,7 @@ func (f *fixture) harness() issuertest.Harness {
 			return held{conn}, canRead(conn, "orders")
 		},
 		RefusesOlder: true,
+		Rotation:     f.rotation(),
 		Unreachable:  f.at("127.0.0.1:1").target(1).Spec,
 	}
 }

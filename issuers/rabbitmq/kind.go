@@ -31,8 +31,8 @@ const (
 	SecretMark     = "mark_key" // made by the broker: what tells this target's users from another's
 )
 
-// Kind implements [issuers.Kind], [issuers.RoleWriter] and
-// [issuers.SecretMaker]. The zero value is ready for use.
+// Kind implements [issuers.Kind], [issuers.RoleWriter],
+// [issuers.SecretMaker] and [issuers.AdminHolder]. The zero value is ready for use.
 type Kind struct{}
 
 // The abilities that this kind and its issuers have.
@@ -40,7 +40,10 @@ var (
 	_ issuers.Kind        = Kind{}
 	_ issuers.RoleWriter  = Kind{}
 	_ issuers.SecretMaker = Kind{}
+	_ issuers.AdminHolder = Kind{}
 	_ issuers.Issuer      = (*Issuer)(nil)
+	_ issuers.Rotator     = (*Issuer)(nil)
+	_ issuers.Presenter   = (*Issuer)(nil)
 	_ issuers.Extender    = (*Issuer)(nil)
 	_ issuers.Checker     = (*Issuer)(nil)
 	_ issuers.Lister      = (*Issuer)(nil)

@@ -91,13 +91,19 @@ const hashing = "rabbit_password_hashing_sha512"
 // keeps it: four bytes of salt, then SHA-512 over salt and password, in base64.
 // The server sees the hash alone until somebody logs in.
 func newPassword() (password secret.Text, hash string, err error) {
-	text := rand.Text()
+	password = secret.New(rand.Text())
+	hash, err = hashOf(password)
+	return password, hash, err
+}
+
+// hashOf is a secret's hash, with another salt each time.
+func hashOf(s secret.Text) (string, error) {
 	var salt [4]byte
 	if _, err := rand.Read(salt[:]); err != nil {
-		return secret.Text{}, "", err
+		return "", err
 	}
-	sum := sha512.Sum512(append(salt[:], text...))
-	return secret.New(text), base64.StdEncoding.EncodeToString(append(salt[:], sum[:]...)), nil
+	sum := sha512.Sum512(append(salt[:], s.Reveal()...))
+	return base64.StdEncoding.EncodeToString(append(salt[:], sum[:]...)), nil
 }
 
 // checkLease refuses a lease whose name is not the one that this package

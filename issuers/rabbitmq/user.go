@@ -16,6 +16,7 @@ type found struct {
 	ours  bool
 	mark  mark
 	hash  string
+	tags  []string
 	// limits are the user's, as the API calls them.
 	limits map[string]int
 }
@@ -43,7 +44,7 @@ func (is *Issuer) look(ctx context.Context, c *http.Client, name string) (found,
 	if err := json.Unmarshal(r.body, &u); err != nil || u.Name != name {
 		return found{}, fmt.Errorf("the answer for the user %s cannot be read: %w", name, err)
 	}
-	f := found{there: true, hash: u.Hash, limits: u.Limits}
+	f := found{there: true, hash: u.Hash, tags: u.Tags, limits: u.Limits}
 	f.mark, f.ours = readMark(is.own, u.Tags)
 	return f, nil
 }

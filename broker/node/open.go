@@ -192,16 +192,17 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 	if err != nil {
 		return err
 	}
-	changed, err := k.Absorb(w)
-	if err != nil || !changed {
-		return err
-	}
-	w, err = k.Rewrap()
-	if err != nil {
+	_, err = k.AbsorbStored(w, n.keep)
+	return err
+}
+
+// keep stores the keyring's document, before anything in it is used.
+func (n *Node) keep(w *seal.Wrapped) error {
+	if err := w.WriteFile(n.path(keyringFile)); err != nil {
 		return err
 	}
 	n.newest.Store(w)
-	return w.WriteFile(n.path(keyringFile))
+	return nil
 }
 
 // Paths on the cluster port that are the nodes' own business.

@@ -33,6 +33,3 @@ func (n *Node) Diverged() bool {
 
 // KeyringFile is where the wrapped keyring is stored.
 func (n *Node) KeyringFile() string { return n.path(keyringFile) }
-
-// Unstored says that the keyring has learnt what its file does not hold yet.
-func (n *Node) Unstored() bool { return n.unstored.Load() }

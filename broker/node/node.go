@@ -96,9 +96,7 @@ type Node struct {
 	// newest is the wrapped keyring as last written while running, nil before:
 	// a rekey elsewhere must void the old shares here, too.
 	newest atomic.Pointer[seal.Wrapped]
-	// unstored: the keyring in memory has learnt what its file does not hold yet.
-	unstored atomic.Bool
-	failed   chan error
+	failed chan error
 }
 
 // condition is what a node is at one moment.

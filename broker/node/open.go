@@ -192,15 +192,13 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 	if err != nil {
 		return err
 	}
-	changed, err := k.Absorb(w)
-	if changed {
-		n.unstored.Store(true)
-	}
-	if err != nil || !n.unstored.Load() {
-		return err
-	}
-	w, err = k.Rewrap()
-	if err != nil {
+	_, err = k.AbsorbStored(w, n.keep)
+	return err
+}
+
+// keep stores the keyring's document, before anything in it is used.
+func (n *Node) keep(w *seal.Wrapped) error {
+	if err := w.WriteFile(n.path(keyringFile)); err != nil {
 		return err
 	}
 	// Stored before it is told of: whoever reads that the old shares open nothing
@@ -209,7 +207,6 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 		return err
 	}
 	n.newest.Store(w)
-	n.unstored.Store(false)
 	return nil
 }
 

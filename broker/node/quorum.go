@@ -128,13 +128,9 @@ func (n *Node) Rekey(_ context.Context, in wire.RekeyRequest) ([]string, error) 
 		_, err := n.current()
 		return nil, err
 	}
-	if _, err := n.condition.keyring.Absorb(fresh); err != nil {
+	if _, err := n.condition.keyring.AbsorbStored(fresh, n.keep); err != nil {
 		return nil, err
 	}
-	if err := fresh.WriteFile(n.path(keyringFile)); err != nil {
-		return nil, err
-	}
-	n.newest.Store(fresh)
 	var out []string
 	for _, s := range next {
 		out = append(out, s.Text().Reveal())

@@ -19,7 +19,12 @@ func sortedNumbers(keys map[uint32]*barrierKey) []uint32 { return slices.Sorted(
 // Errors: ErrSealed; ErrWrongRoot (sealed under another root); ErrCorrupt;
 // ErrConflict (another cluster, or the same key number or revision with different
 // content: the two have forked, and nothing is changed).
-func (k *Keyring) Absorb(w *Wrapped) (changed bool, err error) {
+func (k *Keyring) Absorb(w *Wrapped) (changed bool, err error) { return k.AbsorbStored(w, nil) }
+
+// AbsorbStored is Absorb with the result stored first: what is sealed under a key
+// that no disk holds yet would never open again after a crash. If store fails,
+// nothing is changed.
+func (k *Keyring) AbsorbStored(w *Wrapped, store func(*Wrapped) error) (changed bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	mine := k.ring.Load()
@@ -44,8 +49,26 @@ func (k *Keyring) Absorb(w *Wrapped) (changed bool, err error) {
 	if merged == mine {
 		return false, nil
 	}
-	k.ring.Store(merged)
+	if err := k.storeThenUse(merged, store); err != nil {
+		return false, err
+	}
 	return true, nil
+}
+
+// storeThenUse makes next the keyring's content once it is stored. The caller
+// holds mu.
+func (k *Keyring) storeThenUse(next *ring, store func(*Wrapped) error) error {
+	if store != nil {
+		w, err := next.wrap()
+		if err == nil {
+			err = store(w)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	k.ring.Store(next)
+	return nil
 }
 
 // merge returns the union of two rings of one cluster and root; mine itself when

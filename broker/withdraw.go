@@ -16,6 +16,9 @@ import (
 // withdrawBatch is how many leases one round trip to a target ends.
 const withdrawBatch = 256
 
+// maxPark is the longest pause of a lease that failed alone.
+const maxPark = time.Minute
+
 // withdrawer withdraws ended leases, each target in a lane of its own: a dead
 // target delays its own leases only (law 8), and mints never stand in the way
 // (HAZARDS 17). It lives as long as one leadership.
@@ -148,15 +151,16 @@ func (w *withdrawer) park(ctx context.Context, l *lane, failed map[string]error)
 			l.parked[id] = p
 		}
 		p.tries++
-		p.until = w.e.now().Add(min(time.Duration(p.tries)*time.Second, time.Minute))
+		p.until = w.e.now().Add(min(time.Duration(p.tries)*time.Second, maxPark))
 		problem := err.Error()
 		if (issuers.KindOf(err) == issuers.Poison || p.tries >= 5) && p.problem != problem {
 			p.problem = problem
 			items = append(items, ledger.Withdrawal{LeaseID: id, LookedMS: w.e.now().UnixMilli(), Problem: problem})
 		}
 	}
-	if len(l.parked) > 4*withdrawBatch { // what ended since needs no memory
-		clear(l.parked)
+	if len(l.parked) > 4*withdrawBatch {
+		// What ended since needs no memory; what waits yet is not due all at once.
+		maps.DeleteFunc(l.parked, func(_ string, p *parked) bool { return p.until.Before(w.e.now().Add(-maxPark)) })
 	}
 	for len(items) > 0 {
 		n := min(len(items), ledger.MaxEndBatch)

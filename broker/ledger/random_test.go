@@ -34,7 +34,9 @@ func randomCommand(t *rapid.T, b *book) (ledger.Header, ledger.Body) {
 	h.DecisionID = name(ledger.PrefixDecision, "decision")
 	until := b.now + rapid.SampledFrom([]int64{-1, 1, 5_000, 60_000, 400_000}).Draw(t, "until")
 	epoch := ledger.Read{PolicyEpoch: b.q().PolicyEpoch()}
-	switch rapid.IntRange(0, 27).Draw(t, "type") {
+	switch rapid.IntRange(0, 37).Draw(t, "type") {
+	case 28, 29, 30, 31, 32, 33, 34, 35, 36, 37:
+		return h, randomRotation(t, b, pick, until)
 	case 22, 23, 24, 25: // what fits a lease that is there
 		l, ok := b.q().Lease(name(ledger.PrefixLease, "lease"))
 		if !ok {
@@ -145,7 +147,7 @@ func randomOther(t *rapid.T, b *book, pick func(string, ...string) string, until
 
 func randomChange(t *rapid.T, b *book, pick func(string, ...string) string) ledger.Body {
 	chat := ledger.ObjectChange{Kind: "Sink", Name: "chat", Spec: rawJSON(`{"type":"webhook","format":"slack","url":"https://hooks.example/x"}`)}
-	some := rapid.SampledFrom(append(firstObjects(), chat)).Draw(t, "object")
+	some := rapid.SampledFrom(append(append(firstObjects(), chat), someAccounts...)).Draw(t, "object")
 	some.AnyVersion = rapid.Bool().Draw(t, "any")
 	some.Version = uint64(rapid.IntRange(0, 3).Draw(t, "version"))
 	some.Delete = rapid.Bool().Draw(t, "delete")
@@ -155,6 +157,80 @@ func randomChange(t *rapid.T, b *book, pick func(string, ...string) string) ledg
 		some.Spec = rawJSON(pick("spec", `{"unknown":1}`, `[]`, `{"type":"memory","zone":"nowhere"}`))
 	}
 	return &ledger.ChangeObjects{Changes: []ledger.ObjectChange{some}}
+}
+
+// someAccounts meet: two hold one name, one has a target's name.
+var someAccounts = []ledger.ObjectChange{
+	object("Target", "db", `{"type":"memory","zone":"eu","rotation":{"cron":"0 0 * * *"}}`),
+	object("Account", "db", `{"target":"db","usernames":["x","y"],"grace":"10s"}`),
+	object("Account", "one", `{"target":"db","usernames":["one"],"rotate_after_use":true}`),
+	object("Account", "two", `{"target":"db","usernames":["one"]}`),
+	object("Role", "db/one", `{"account":"one","scope":[{"type":"account","identifier":"one","actions":["use"]}],"ttl":{"default":"1m","max":"10m"}}`),
+}
+
+// randomRotation draws a step of a rotation that often fits.
+func randomRotation(t *rapid.T, b *book, pick func(string, ...string) string, until int64) ledger.Body {
+	subject := pick("subject", "Account/db", "Account/db", "Account/one", "Account/one", "Account/two", "Target/db", "Role/db/rw")
+	r, ok := b.q().Rotation(subject)
+	if !ok && rapid.IntRange(0, 3).Draw(t, "make") > 0 {
+		some := rapid.SampledFrom(someAccounts).Draw(t, "account")
+		some.AnyVersion = true
+		return &ledger.ChangeObjects{Changes: []ledger.ObjectChange{some}}
+	}
+	fresh := id(ledger.PrefixRotation, pick("rotation", someNames...))
+	if r.InFlight() && rapid.Bool().Draw(t, "finish") {
+		return &ledger.FinishRotation{Subject: subject, ID: r.ID, DueMS: until}
+	}
+	kind, name := ledger.SplitSubject(subject)
+	o, _ := b.q().Object(kind, name)
+	switch rapid.IntRange(0, 7).Draw(t, "step") {
+	case 0:
+		return &ledger.WantRotation{Subject: subject, Reason: pick("want", ledger.RotateDemanded, ledger.RotateUsed, ledger.RotateWithdrawn, "bored"), Urgent: rapid.Bool().Draw(t, "urgent")}
+	case 1:
+		return &ledger.ScheduleRotation{Subject: subject, Version: o.Version, DueMS: until}
+	case 2:
+		return &ledger.FailRotation{Subject: subject, ID: pick("failed", "", r.ID, fresh), Problem: "away", RetryMS: until}
+	case 3, 4:
+		return &ledger.FinishRotation{Subject: subject, ID: r.ID, DueMS: until}
+	case 5:
+		return &ledger.TurnKeys{Subject: subject, ID: fresh, Step: ledger.KeyPublished, Fields: []string{"key"}}
+	default:
+		return &ledger.BeginRotation{Subject: subject, ID: fresh, Reason: ledger.RotateScheduled, Slot: rapid.SampledFrom([]int{0, 0, 1, 1, -1, 2}).Draw(t, "slot")}
+	}
+}
+
+// secretsOf are what travels beside a random command.
+func secretsOf(body ledger.Body) []ledger.Secret {
+	if x, ok := body.(*ledger.BeginRotation); ok {
+		return []ledger.Secret{{Name: "Rotation/" + x.Subject + "/next", Salt: make([]byte, 16), Value: []byte("next " + x.ID)}}
+	}
+	return nil
+}
+
+// checkRotations: what is in flight has a next secret, what is not has none, and
+// each waits under its target once at most.
+func checkRotations(t fatal, q ledger.Query) {
+	due := map[string]bool{}
+	q.DueRotations(1<<60, func(subject, target string) bool {
+		if r, ok := q.Rotation(subject); !ok || r.Target != target || due[subject] {
+			t.Fatalf("%s on %s is due, and is %+v", subject, target, r)
+		}
+		due[subject] = true
+		return true
+	})
+	q.Rotations(func(r ledger.Rotation) bool {
+		if next := q.NextSecret(r.Subject); (next != nil) != r.InFlight() || r.InFlight() && string(next) != "next "+r.ID || (r.AtMS > 0) != due[r.Subject] {
+			t.Fatalf("%+v has the next secret %q, due %t", r, next, due[r.Subject])
+		}
+		return true
+	})
+	for _, u := range []string{"x", "y", "one"} {
+		if a := q.AccountNamed("db", u); a != "" {
+			if _, ok := q.Object("Account", a); !ok {
+				t.Fatalf("%s is held by %s, which does not exist", u, a)
+			}
+		}
+	}
 }
 
 // onlyTheRecord says whether two states differ in nothing but the record of a
@@ -188,7 +264,7 @@ func TestHazard2ReplicasAgree(t *testing.T) {
 		n := rapid.IntRange(20, 120).Draw(rt, "commands")
 		for i := range n {
 			h, body := randomCommand(rt, b)
-			raw, err := ledger.Encode(h, body)
+			raw, err := ledger.Encode(h, body, secretsOf(body)...)
 			if err != nil {
 				rt.Fatal(err)
 			}
@@ -222,7 +298,7 @@ func TestHazard2ReplicasAgree(t *testing.T) {
 		}
 		checkBook(rt, b)
 	})
-	for _, typ := range []string{"open_lease", "remint_lease", "extend_lease", "end_leases", "record_withdrawals", "start_task", "end_task", "open_session", "change_objects", "freeze"} {
+	for _, typ := range []string{"open_lease", "remint_lease", "extend_lease", "end_leases", "record_withdrawals", "start_task", "end_task", "open_session", "change_objects", "freeze", "want_rotation", "begin_rotation", "fail_rotation", "finish_rotation"} {
 		if took[typ] == 0 && !testing.Short() { // twenty short runs may miss one
 			t.Errorf("no random %s ever took effect: the test tries too little", typ)
 		}
@@ -278,6 +354,7 @@ func checkBook(t fatal, b *book) {
 	if len(open) > 0 {
 		t.Fatalf("open leases that never come due: %v", open)
 	}
+	checkRotations(t, q)
 	if err := q.Err(); err != nil {
 		t.Fatal(err)
 	}

@@ -198,11 +198,8 @@ func (n *Node) absorb(k *seal.Keyring, doc []byte) error {
 
 // keep stores the keyring's document, before anything in it is used.
 func (n *Node) keep(w *seal.Wrapped) error {
-	if err := w.WriteFile(n.path(keyringFile)); err != nil {
-		return err
-	}
-	// Stored before it is told of: whoever reads that the old shares open nothing
-	// may rely on it over a crash. What could not be stored is tried again.
+	// Stored before it is told of, too: whoever reads that the old shares open
+	// nothing may rely on it over a crash.
 	if err := w.WriteFile(n.path(keyringFile)); err != nil {
 		return err
 	}

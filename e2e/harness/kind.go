@@ -32,7 +32,7 @@ type Kind struct {
 	// ExpiresOnly: nothing is withdrawn there. A credential works until its lease's
 	// first end, whatever ends the lease before.
 	ExpiresOnly bool
-	// Unlisted: the server has no list of credentials by which [Server.Ours] could
+	// Unlisted: the server has no list of all credentials by which [Server.Ours] could
 	// tell that none is left. So each that was received is tried at the end.
 	Unlisted bool
 }
@@ -49,6 +49,7 @@ func Kinds() []Kind {
 		{Name: "nats", Start: startNATS, Unlisted: true},
 		// a mint is six requests, and a withdrawal waits for two seconds
 		{Name: "kubernetes", Start: startKubernetes, Clients: 3, Shortest: 3 * time.Second, Longest: 10 * time.Second, Patience: 3 * time.Minute},
+		{Name: "vault", Start: startVault, Clients: 3, Patience: 2 * time.Minute, Late: 3 * time.Minute, Unlisted: true},
 		{Name: "aws", Start: startMinIO, Clients: 3, Shortest: 3 * time.Second, Longest: 8 * time.Second, Patience: 2 * time.Minute, ExpiresOnly: true, Unlisted: true},
 	}
 }

@@ -111,10 +111,12 @@ func Run(ctx context.Context, ca *CA, p *Provider) (*Server, error) {
 
 // StartAgain starts the server after [Server.Stop] or [Server.Kill], on the same
 // address and data, and waits until it answers.
-func (s *Server) StartAgain(ctx context.Context) (err error) {
-	if s.process, err = servertest.Start(s.command); err != nil {
+func (s *Server) StartAgain(ctx context.Context) error {
+	p, err := servertest.Start(s.command)
+	if err != nil {
 		return err
 	}
+	s.process = p
 	return s.wait(ctx)
 }
 
@@ -171,7 +173,10 @@ func (s *Server) Signal(sig syscall.Signal) error { return s.process.Signal(sig)
 
 // Close ends the server and removes its data.
 func (s *Server) Close() error {
-	return errors.Join(s.process.Stop(syscall.SIGTERM), os.RemoveAll(s.dir))
+	if s.process == nil {
+		return os.RemoveAll(s.dir)
+	}
+	return errors.Join(s.Stop(), os.RemoveAll(s.dir))
 }
 
 // Hang stops the server without ending it, until the function that it returns is called.

@@ -65,7 +65,7 @@ test: setup build ## everything: vet, then every test; ends on the runner's summ
 .PHONY: e2e
 e2e: setup build ## real processes: clusters, databases, KILLS kills -9 and LEADERKILLS of leaders
 	@$(TEST) ./e2e/bench ./e2e/demo ./e2e/harness ./e2e/house ./e2e/screens
-	@$(TALLY) -vet=off -timeout 30m ./e2e -kills $(KILLS) -leaderkills $(LEADERKILLS)
+	@$(TALLY) -vet=off -timeout 60m ./e2e -kills $(KILLS) -leaderkills $(LEADERKILLS)
 
 .PHONY: sim
 sim: ## the simulation: make sim SEEDS=2000; a failing seed is printed and replays

@@ -105,15 +105,15 @@ func TestBadDayDiskLow(t *testing.T) {
 func TestLaw6NoSecretAtRestOrInLogs(t *testing.T) {
 	h := newHouse(t)
 	h.operator.ApplyPolicy(t, h.dir, "churn", churnPolicy)
-	crowd := startChurn(t, h.operator.EnrolClients(t, h.dir, "workload:churn", 4, 5*time.Second), harness.Postgres{Server: h.pg}, "orders/readonly")
+	crowd := startChurn(t, h.operator.EnrolClients(t, h.dir, "workload:churn", 4, 5*time.Second), harness.Kind{}, harness.Postgres{Server: h.pg}, "orders/readonly")
 	crowd.progress(t, 30)
 	h.dev.Kill(t)
 	h.dev.Start(t)
 	crowd.progress(t, 10)
 	crowd.stop()
 	needles := map[string][]byte{"the target's admin password": []byte(h.pg.Password)}
-	for name, credential := range crowd.received {
-		needles["the password of "+name] = []byte(credential["password"])
+	for _, r := range crowd.received {
+		needles["the password of "+r.lease] = []byte(r.credential["password"])
 	}
 	export := h.operator.Must(t, "audit", "export")
 	seen := 0

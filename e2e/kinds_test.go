@@ -1,27 +1,58 @@
 package e2e_test
 
 import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/e2e/harness"
 )
 
-// fleet is a target of every kind, and a crowd that uses each.
+// fleet is a target of each kind that takes part, and a crowd that uses each.
 type fleet []*churn
+
+// long says that this is no quick run.
+func long() bool { return *kills >= 20 }
+
+// takePart are the kinds of this run: those that were chosen, all in a long one,
+// else the databases of most people and one more by chance.
+func takePart(t *testing.T) []harness.Kind {
+	t.Helper()
+	all := harness.Kinds()
+	if *chosen != "" {
+		var some []harness.Kind
+		for name := range strings.SplitSeq(*chosen, ",") {
+			i := slices.IndexFunc(all, func(k harness.Kind) bool { return k.Name == name })
+			if i < 0 {
+				t.Fatalf("-kinds: there is no kind %q", name)
+			}
+			some = append(some, all[i])
+		}
+		return some
+	}
+	if long() {
+		return all
+	}
+	one := 2 + rand.IntN(len(all)-2)
+	t.Logf("by chance: -kinds %s,%s,%s", all[0].Name, all[1].Name, all[one].Name)
+	return []harness.Kind{all[0], all[1], all[one]}
+}
 
 // startFleet adds the targets and starts the crowds. retry is how long their
 // clients try each call.
 func startFleet(t *testing.T, admin harness.CLI, dir string, retry time.Duration) fleet {
 	t.Helper()
-	kinds := harness.Kinds()
+	kinds := takePart(t)
 	servers := harness.StartKinds(t, kinds)
 	admin.ApplyPolicy(t, dir, "churn", churnPolicy)
 	var f fleet
 	for _, k := range kinds {
 		role := servers[k.Name].Add(t, admin, dir, k.Name+"1")
-		clients := admin.EnrolClients(t, dir, "workload:"+k.Name, churners, retry)
-		f = append(f, startChurn(t, clients, servers[k.Name], role))
+		clients := admin.EnrolClients(t, dir, "workload:"+k.Name, cmp.Or(k.Clients, churners), retry)
+		f = append(f, startChurn(t, clients, k, servers[k.Name], role))
 	}
 	return f
 }

@@ -9,7 +9,8 @@ import (
 )
 
 var (
-	kills       = flag.Int("kills", 4, "how often TestOrphansSingleNode kills its node; one round of TestBadDayTargetOutage for each 20")
+	kills       = flag.Int("kills", 4, "how often TestOrphansSingleNode kills its node; from 20 on, every kind of target takes part, and TestBadDayTargetOutage has each fault on each")
+	chosen      = flag.String("kinds", "", "the kinds of targets that take part, with commas between; without it two databases and one by chance, or all")
 	leaderKills = flag.Int("leaderkills", 3, "how often TestOrphansThreeNodes kills the leader")
 )
 

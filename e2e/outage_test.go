@@ -41,11 +41,11 @@ func TestBadDayTargetOutage(t *testing.T) {
 	crowds := startFleet(t, dev.Operator, t.TempDir(), time.Second)
 	crowds.progress(t, 3)
 	first := rand.IntN(3)
-	for round := range 1 + *kills/20 {
+	for round := range 1 + *kills/100 {
 		for i, victim := range crowds {
 			// a short run has one fault of each kind, another in the next run
 			some := faults[(first+i+round)%3:][:1]
-			if *kills >= 20 {
+			if long() {
 				some = faults
 			}
 			for j, f := range some {
@@ -76,19 +76,27 @@ func (f fleet) outage(t *testing.T, dev *harness.Dev, victim *churn, by fault, c
 		dev.Kill(t)
 		dev.Start(t)
 	}
+	if !victim.kind.ExpiresOnly {
+		awaitEnding(t, dev, victim)
+	}
+	f.others(t, victim)
+	if err := up(); err != nil {
+		t.Fatal(err)
+	}
+	victim.progress(t, 3)
+}
+
+// awaitEnding waits until a lease is to end on a target that is away.
+func awaitEnding(t *testing.T, dev *harness.Dev, victim *churn) {
+	t.Helper()
 	cl := dev.Operator.Client(t, 30*time.Second)
-	harness.Within(t, 60*time.Second, "leases end while "+victim.target+" is away", func() error {
+	harness.Within(t, victim.kind.Patience, "leases end while "+victim.target+" is away", func() error {
 		list, err := cl.Leases(t.Context(), client.Filter{Target: victim.target, State: "ending", Limit: 1})
 		if err == nil && len(list) == 0 {
 			err = errors.New("none is ending")
 		}
 		return err
 	})
-	f.others(t, victim)
-	if err := up(); err != nil {
-		t.Fatal(err)
-	}
-	victim.progress(t, 3)
 }
 
 // others checks that the other targets go on as if nothing had happened: none of

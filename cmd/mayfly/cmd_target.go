@@ -205,32 +205,34 @@ func (s *shell) showTarget(kind, name, group, permit string, report wire.TargetR
 	})
 }
 
+// tries are commands by which somebody sees a role of a kind work; ROLE is its name.
+// No secret stands in the arguments of a program. Empty: what is requested is
+// itself what there is to see.
+var tries = map[string]string{
+	"postgres": "mayfly exec ROLE -- psql",
+	// its clients take user and database as arguments alone
+	"mysql": `mayfly exec ROLE -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`,
+	"redis": `mayfly exec ROLE -- sh -c 'redis-cli -h "$REDIS_HOST" -p "$REDIS_PORT" --user "$REDIS_USERNAME"'`,
+	// the command-line clients of AMQP would show the password to everybody on the machine
+	"rabbitmq": `mayfly exec ROLE -- python3 -c 'import os, pika; print(pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"])))'`,
+	"nats":     `mayfly exec ROLE --files nats -- sh -c 'nats --server "$NATS_URL" --creds nats/creds --inbox-prefix "$NATS_INBOX_PREFIX" rtt'`,
+	// its client takes a file
+	"kubernetes": "mayfly exec ROLE --files kube -- kubectl --kubeconfig kube/kubeconfig get pods",
+	"aws":        "mayfly exec ROLE -- aws sts get-caller-identity",
+	// a key of one's own never travels
+	"ssh":    "mayfly request ROLE --purpose 'trying it out' --public-key ~/.ssh/id_ed25519.pub",
+	"github": "mayfly exec ROLE -- gh api /installation/repositories",
+	"kv":     "mayfly request ROLE --purpose 'trying it out' -o env",
+	"gcp":    "mayfly exec ROLE -- gcloud storage ls gs://BUCKET/PREFIX/",
+	"azure":  "mayfly exec ROLE -- az storage blob list --container-name CONTAINER",
+	"vault":  "", // what it is for, only Vault's own operators know
+	"jwt":    "",
+	"x509":   "",
+}
+
 // tryOut is the command by which somebody sees the role work.
 func tryOut(kind string, role wire.Object) string {
-	request := "mayfly request " + role.Name + " --purpose 'trying it out'"
-	switch kind {
-	case "postgres":
-		return "mayfly exec " + role.Name + " -- psql"
-	case "redis":
-		return "mayfly exec " + role.Name + ` -- sh -c 'redis-cli -h "$REDIS_HOST" -p "$REDIS_PORT" --user "$REDIS_USERNAME"'`
-	case "ssh": // a key of one's own never travels
-		return request + " --public-key ~/.ssh/id_ed25519.pub"
-	case "kubernetes": // its client takes a file
-		return "mayfly exec " + role.Name + " --files kube -- kubectl --kubeconfig kube/kubeconfig get pods"
-	case "aws":
-		return "mayfly exec " + role.Name + " -- aws sts get-caller-identity"
-	case "github":
-		return "mayfly exec " + role.Name + " -- gh api /installation/repositories"
-	case "kv":
-		return request + " -o env"
-	case "gcp":
-		return "mayfly exec " + role.Name + " -- gcloud storage ls gs://BUCKET/PREFIX/"
-	case "azure":
-		return "mayfly exec " + role.Name + " -- az storage blob list --container-name CONTAINER"
-	case "mysql": // its clients take user and database as arguments alone
-		return "mayfly exec " + role.Name + ` -- sh -c 'mysql -u "$MYSQL_USER" "$MYSQL_DATABASE"'`
-	}
-	return request
+	return strings.ReplaceAll(or(tries[kind], "mayfly request ROLE --purpose 'trying it out'"), "ROLE", role.Name)
 }
 
 // permitFor is the policy that lets a group request and renew the roles.

@@ -19,15 +19,38 @@ type Kind struct {
 	Name string
 	// Start runs a server of its own; ctx bounds the start alone.
 	Start func(ctx context.Context) (Server, error)
+	// Clients is how many use it at once; 0 is five.
+	Clients int
+	// Shortest and Longest is how long leases live; 0 is two and six seconds.
+	Shortest, Longest time.Duration
+	// Patience is how long clients may wait for the next credentials, a restart of
+	// the server included; 0 is a minute.
+	Patience time.Duration
+	// Late is how long after a lease's end the server may still clear away what was on
+	// its way when the broker died; 0 is at once.
+	Late time.Duration
+	// ExpiresOnly: nothing is withdrawn there. A credential works until its lease's
+	// first end, whatever ends the lease before.
+	ExpiresOnly bool
+	// Unlisted: the server has no list of all credentials by which [Server.Ours] could
+	// tell that none is left. So each that was received is tried at the end.
+	Unlisted bool
 }
 
 // Kinds are those whose credentials a server holds. A further one is a line here
 // and a file like kind_redis.go.
 func Kinds() []Kind {
 	return []Kind{
-		{"postgres", startPostgres},
-		{"mysql", startMySQL},
-		{"redis", startRedis},
+		{Name: "postgres", Start: startPostgres},
+		{Name: "mysql", Start: startMySQL},
+		{Name: "redis", Start: startRedis},
+		// a node is back some twenty seconds after it was killed
+		{Name: "rabbitmq", Start: startRabbitMQ, Clients: 3, Patience: 4 * time.Minute},
+		{Name: "nats", Start: startNATS, Unlisted: true},
+		// a mint is six requests, and a withdrawal waits for two seconds
+		{Name: "kubernetes", Start: startKubernetes, Clients: 3, Shortest: 3 * time.Second, Longest: 10 * time.Second, Patience: 3 * time.Minute},
+		{Name: "vault", Start: startVault, Clients: 3, Patience: 2 * time.Minute, Late: 3 * time.Minute, Unlisted: true},
+		{Name: "aws", Start: startMinIO, Clients: 3, Shortest: 3 * time.Second, Longest: 8 * time.Second, Patience: 2 * time.Minute, ExpiresOnly: true, Unlisted: true},
 	}
 }
 
@@ -37,7 +60,8 @@ type Server interface {
 	// Add prepares something to read and adds the target; the role is one by which
 	// that may be read.
 	Add(t testing.TB, admin CLI, dir, target string) (role string)
-	// Name is the word by which `whohas` and [Server.Ours] know a credential.
+	// Name is the word by which `whohas` and [Server.Ours] know a credential; empty
+	// where the credential itself does not hold it.
 	Name(credential map[string]string) string
 	// Login logs in with a credential and reads what was prepared.
 	Login(ctx context.Context, credential map[string]string) error
@@ -58,7 +82,7 @@ type Server interface {
 }
 
 // startKindsTimeout bounds the start of all servers together.
-const startKindsTimeout = 2 * time.Minute
+const startKindsTimeout = 5 * time.Minute
 
 // StartKinds runs a server of each kind, all at once, until the test ends.
 func StartKinds(t testing.TB, kinds []Kind) map[string]Server {

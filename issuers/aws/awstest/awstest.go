@@ -53,6 +53,7 @@ type Server struct {
 
 	account servertest.Account
 	dir     string
+	command servertest.Command
 	process *servertest.Process
 	client  *http.Client
 }
@@ -98,14 +99,25 @@ func Run(ctx context.Context, ca *CA, p *Provider) (*Server, error) {
 	}
 	s.URL = "https://" + address
 	s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12}}, Timeout: 30 * time.Second}
-	s.process, err = servertest.Start(servertest.Command{
+	s.command = servertest.Command{
 		Path: program, Dir: s.dir, Env: env, Account: s.account,
 		Args: []string{"server", "--quiet", "--address", address, "--console-address", console, "--certs-dir", filepath.Join(s.dir, "certs"), filepath.Join(s.dir, "data")},
-	})
-	if err != nil {
-		return nil, err
 	}
-	return s, s.wait(ctx)
+	if err := s.StartAgain(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// StartAgain starts the server after [Server.Stop] or [Server.Kill], on the same
+// address and data, and waits until it answers.
+func (s *Server) StartAgain(ctx context.Context) error {
+	p, err := servertest.Start(s.command)
+	if err != nil {
+		return err
+	}
+	s.process = p
+	return s.wait(ctx)
 }
 
 func (s *Server) writeCertificates(ca *CA) error {
@@ -145,14 +157,26 @@ func (s *Server) wait(ctx context.Context) error {
 		case <-s.process.Done():
 			return errors.New("minio ended: " + s.process.Output())
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("minio does not answer within %s: %s", startTimeout, s.process.Output()), s.Close())
+			return fmt.Errorf("minio does not answer within %s: %s", startTimeout, s.process.Output())
 		}
 	}
 }
 
+// Stop ends the server in order and keeps its data.
+func (s *Server) Stop() error { return s.process.Stop(syscall.SIGTERM) }
+
+// Kill ends the server without warning and keeps its data.
+func (s *Server) Kill() error { return s.process.Stop(syscall.SIGKILL) }
+
+// Signal sends a signal: SIGSTOP makes a server that hangs rather than fails.
+func (s *Server) Signal(sig syscall.Signal) error { return s.process.Signal(sig) }
+
 // Close ends the server and removes its data.
 func (s *Server) Close() error {
-	return errors.Join(s.process.Stop(syscall.SIGTERM), os.RemoveAll(s.dir))
+	if s.process == nil {
+		return os.RemoveAll(s.dir)
+	}
+	return errors.Join(s.Stop(), os.RemoveAll(s.dir))
 }
 
 // Hang stops the server without ending it, until the function that it returns is called.

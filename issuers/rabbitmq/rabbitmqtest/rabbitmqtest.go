@@ -144,7 +144,7 @@ func port(address string) string {
 	return p
 }
 
-// StartAgain starts the server after [Server.Kill], on the same ports,
+// StartAgain starts the server after [Server.Stop] or [Server.Kill], on the same ports,
 // configuration and data.
 func (s *Server) StartAgain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -226,6 +226,11 @@ func (s *Server) Kill() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Stop ends the server in order and keeps its files.
+func (s *Server) Stop() error {
+	return errors.Join(s.node.Stop(syscall.SIGTERM), s.names.Stop(syscall.SIGKILL))
 }
 
 // Signal sends the node a signal: SIGSTOP makes a server that hangs rather than

@@ -193,7 +193,7 @@ func (s *Server) Seal(ctx context.Context) error {
 	return s.Call(ctx, http.MethodPut, "sys/seal", s.Root, nil, nil)
 }
 
-// StartAgain starts the server after [Server.Kill], on the same port and storage,
+// StartAgain starts the server after [Server.Stop] or [Server.Kill], on the same port and storage,
 // and unseals it.
 func (s *Server) StartAgain(ctx context.Context) error {
 	if err := s.start(ctx); err != nil {
@@ -201,6 +201,9 @@ func (s *Server) StartAgain(ctx context.Context) error {
 	}
 	return s.Unseal(ctx)
 }
+
+// Stop ends the server in order and keeps its storage.
+func (s *Server) Stop() error { return s.proc.Stop(syscall.SIGTERM) }
 
 // Kill ends the server without warning and keeps its storage.
 func (s *Server) Kill() error { return s.proc.Stop(syscall.SIGKILL) }

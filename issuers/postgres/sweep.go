@@ -70,6 +70,9 @@ func (p *pooledRoles) remove(ctx context.Context, conn *pgx.Conn, name string) e
 	if err := comment(ctx, conn, name, p.making); err != nil {
 		return err
 	}
+	if err := p.removeViews(ctx, conn, name); err != nil {
+		return err
+	}
 	if err := p.dropOwned(ctx, conn, name); err != nil {
 		return err
 	}

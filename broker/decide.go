@@ -235,6 +235,9 @@ func flatten(s scope.Scope) policy.Scope {
 			for _, col := range t.Columns {
 				add(&out.Columns, t.Name+"."+col)
 			}
+			for _, c := range t.Rows {
+				add(&out.Rows, t.Name+"."+c.String())
+			}
 		}
 	}
 	return out

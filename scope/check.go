@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth of nested JSON; a scope needs five.
+// maxDepth of nested JSON; a scope needs seven.
 const maxDepth = 8
 
 // checkName accepts any printable UTF-8 string that may be an identifier on a
@@ -75,7 +75,7 @@ func sortedSet(field string, items []string, check func(field, s string) error) 
 }
 
 func compareTables(a, b Table) int {
-	return cmp.Or(strings.Compare(a.Name, b.Name), slices.Compare(a.Columns, b.Columns))
+	return cmp.Or(strings.Compare(a.Name, b.Name), slices.Compare(a.Columns, b.Columns), slices.CompareFunc(a.Rows, b.Rows, compareConditions))
 }
 
 func compareDetails(a, b Detail) int {

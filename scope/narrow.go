@@ -48,7 +48,7 @@ func (o Detail) allows(d Detail, action string, t Table) bool {
 }
 
 func (o Table) covers(t Table) bool {
-	return nameCovers(o.Name, t.Name) && listCovers(o.Columns, t.Columns, equal)
+	return nameCovers(o.Name, t.Name) && listCovers(o.Columns, t.Columns, equal) && rowsCover(o.Rows, t.Rows)
 }
 
 // listCovers: an omitted outer list restricts nothing; an omitted inner list
@@ -218,8 +218,12 @@ func meetTables(a, b []Table) ([]Table, bool) {
 			if !ok {
 				continue
 			}
-			if cols, ok := meetLists(x.Columns, y.Columns, meetEqual); ok {
-				out = append(out, Table{Name: name, Columns: cols})
+			cols, ok := meetLists(x.Columns, y.Columns, meetEqual)
+			if !ok {
+				continue
+			}
+			if rows, ok := meetRows(x.Rows, y.Rows, cols); ok {
+				out = append(out, Table{Name: name, Columns: cols, Rows: rows})
 			}
 		}
 	}
@@ -257,6 +261,9 @@ func describe(d Detail, action string, t Table) string {
 	s += " on " + t.Name
 	if len(t.Columns) > 0 {
 		s += " (" + strings.Join(t.Columns, ", ") + ")"
+	}
+	if len(t.Rows) > 0 {
+		s += " where " + t.Filter()
 	}
 	return s
 }

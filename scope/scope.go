@@ -50,10 +50,12 @@ type Detail struct {
 }
 
 // Table names a table as "schema.table"; either part may be "*". Columns, where
-// given, are the only columns that may be touched.
+// given, are the only columns that may be touched; Rows, where given, choose the
+// only rows. Both narrow.
 type Table struct {
-	Name    string   `json:"name"`
-	Columns []string `json:"columns,omitempty"`
+	Name    string      `json:"name"`
+	Columns []string    `json:"columns,omitempty"`
+	Rows    []Condition `json:"rows,omitempty"`
 }
 
 // Parse reads a scope from JSON: an array of details. It refuses unknown and
@@ -70,7 +72,7 @@ func Parse(raw []byte) (Scope, error) {
 	dec.DisallowUnknownFields()
 	var s Scope
 	if err := dec.Decode(&s); err != nil {
-		return nil, fmt.Errorf("scope: %w; allowed members are type, identifier, locations, actions, datatypes, privileges, tables (name, columns)", err)
+		return nil, fmt.Errorf("scope: %w; allowed members are type, identifier, locations, actions, datatypes, privileges, tables (name, columns, rows (column, op, values))", err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, fmt.Errorf("scope: more follows after the array of details")
@@ -155,7 +157,11 @@ func normaliseTables(in []Table) ([]Table, error) {
 		if t.Columns != nil && len(cols) == 0 {
 			return nil, fmt.Errorf("tables: %q: an empty list of columns allows nothing; leave columns out for all", t.Name)
 		}
-		out = append(out, Table{Name: t.Name, Columns: cols})
+		rows, err := normaliseRows(t.Rows, cols)
+		if err != nil {
+			return nil, fmt.Errorf("tables: %q: %w", t.Name, err)
+		}
+		out = append(out, Table{Name: t.Name, Columns: cols, Rows: rows})
 	}
 	slices.SortFunc(out, compareTables)
 	return slices.CompactFunc(out, func(a, b Table) bool { return compareTables(a, b) == 0 }), nil

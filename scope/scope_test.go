@@ -28,7 +28,7 @@ func TestParseRefuses(t *testing.T) {
 		"no actions":         `[{"type":"database"}]`,
 		"no type":            `[{"actions":["select"]}]`,
 		"unknown member":     `[{"type":"database","actions":["select"],"admin":true}]`,
-		"row filter":         `[{"type":"database","actions":["select"],"tables":[{"name":"a.b","rows":"1=1"}]}]`,
+		"row filter as SQL":  `[{"type":"database","actions":["select"],"tables":[{"name":"a.b","rows":"1=1"}]}]`,
 		"duplicate member":   `[{"type":"database","actions":["select"],"actions":["delete"]}]`,
 		"folded duplicate":   `[{"type":"database","actions":["select"],"Actions":["delete"]}]`,
 		"upper-case member":  `[{"Type":"database","actions":["select"]}]`,
@@ -82,10 +82,21 @@ func genScope(label string) *rapid.Generator[scope.Scope] {
 	word := rapid.SampledFrom([]string{"a", "b", "c"})
 	pattern := rapid.SampledFrom([]string{"*", "a", "ab", "a*", "ab*", "b"})
 	table := rapid.Custom(func(t *rapid.T) scope.Table {
-		return scope.Table{
+		out := scope.Table{
 			Name:    rapid.SampledFrom([]string{"*", "s", "u"}).Draw(t, "schema") + "." + rapid.SampledFrom([]string{"*", "t", "v"}).Draw(t, "table"),
 			Columns: rapid.OneOf(rapid.Just[[]string](nil), rapid.SliceOfNDistinct(word, 1, 3, rapid.ID[string])).Draw(t, "columns"),
 		}
+		// filters are on the columns given, or they are refused
+		on := word
+		if len(out.Columns) > 0 {
+			on = rapid.SampledFrom(out.Columns)
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "conditions") {
+			out.Rows = append(out.Rows, scope.Condition{
+				Column: on.Draw(t, "column"), Op: rapid.SampledFrom([]string{"eq", "ne", "in"}).Draw(t, "op"), Values: []string{rapid.SampledFrom([]string{"", "1"}).Draw(t, "value")},
+			})
+		}
+		return out
 	})
 	detail := rapid.Custom(func(t *rapid.T) scope.Detail {
 		return scope.Detail{
@@ -143,6 +154,7 @@ func TestLaw3CoversIsReflexiveAndTransitive(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.orders","columns":["id"]}]}]`))
+	f.Add([]byte(`[{"type":"database","actions":["select"],"tables":[{"name":"a.b","columns":["id"],"rows":[{"column":"id","op":"in","values":["1",""]}]}]}]`))
 	f.Add([]byte(`[{"type":"jwt","locations":["https://a.example/*"],"actions":["use"]}]`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		s, err := scope.Parse(raw)

@@ -154,7 +154,7 @@ func (r *Request) check() string {
 	q.labels("context.session.attestation", c.Session.Attestation)
 	q.labels("context.device", c.Device)
 	s := &c.Scope
-	for _, list := range [][]string{s.Types, s.Identifiers, s.Locations, s.Actions, s.Datatypes, s.Privileges, s.Tables, s.Columns} {
+	for _, list := range [][]string{s.Types, s.Identifiers, s.Locations, s.Actions, s.Datatypes, s.Privileges, s.Tables, s.Columns, s.Rows} {
 		q.list("context.scope", list, MaxScopeEntries, false)
 	}
 	return q.problem

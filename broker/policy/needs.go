@@ -174,6 +174,7 @@ func scopeRecord(s *Scope) cedar.Record {
 		"privileges":  set(s.Privileges),
 		"tables":      set(s.Tables),
 		"columns":     set(s.Columns),
+		"rows":        set(s.Rows),
 	})
 }
 

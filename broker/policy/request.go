@@ -138,4 +138,7 @@ type Scope struct {
 	Privileges  []string `json:"privileges,omitempty"`
 	Tables      []string `json:"tables,omitempty"`
 	Columns     []string `json:"columns,omitempty"`
+	// Rows are the conditions of row filters, each after its table and a dot:
+	// public.people.region = "eu".
+	Rows []string `json:"rows,omitempty"`
 }

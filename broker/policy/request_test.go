@@ -24,6 +24,7 @@ func full() policy.Request {
 	c.Scope = policy.Scope{
 		Types: []string{"database"}, Identifiers: []string{"orders"}, Locations: []string{"l"}, Actions: []string{"select"},
 		Datatypes: []string{"d"}, Privileges: []string{"p"}, Tables: []string{"public.orders"}, Columns: []string{"id"},
+		Rows: []string{`public.orders.id = "7"`},
 	}
 	return r
 }
@@ -54,7 +55,7 @@ func TestEveryFactReachesPolicies(t *testing.T) {
 		`context.device.hasTag("compliant") && context.device.getTag("compliant") == "true"`,
 		`context.scope.types.contains("database")`, `context.scope.identifiers == ["orders"]`, `context.scope.locations.contains("l")`,
 		`context.scope.actions.containsAny(["delete", "select"])`, `context.scope.datatypes.contains("d")`, `context.scope.privileges.contains("p")`,
-		`context.scope.tables.containsAll(["public.orders"])`, `context.scope.columns.contains("id")`,
+		`context.scope.tables.containsAll(["public.orders"])`, `context.scope.columns.contains("id")`, `context.scope.rows.contains("public.orders.id = \"7\"")`,
 	} {
 		t.Run(condition, func(t *testing.T) {
 			s := compile(t, `@id("p") permit (principal, action == Action::"request", resource) when { `+condition+` };`)

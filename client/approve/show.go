@@ -275,15 +275,20 @@ func tablesText(d scope.Detail) string {
 		return ""
 	}
 	var names []string
+	wide := false
 	for _, t := range d.Tables {
 		name := t.Name
+		wide = wide || strings.Contains(name, "*")
 		if len(t.Columns) > 0 {
 			name += " (only " + strings.Join(t.Columns, ", ") + ")"
+		}
+		if len(t.Rows) > 0 {
+			name += " [only rows where " + t.Filter() + "]"
 		}
 		names = append(names, name)
 	}
 	list := strings.Join(names, ", ")
-	if strings.Contains(list, "*") {
+	if wide {
 		return "ALL tables in " + list
 	}
 	return "tables " + list

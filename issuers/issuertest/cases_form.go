@@ -41,7 +41,11 @@ func (s *suite) invalidScopes() []scope.Scope {
 	action[0].Actions = []string{"no-such-action"}
 	foreign := append(scope.Scope{}, s.Scope...)
 	foreign = append(foreign, scope.Detail{Type: "no-such-type", Actions: []string{"use"}})
-	return append([]scope.Scope{action, foreign, {}, nil}, s.Invalid...)
+	// a row filter that a kind does not keep is worse than none, and none can be
+	// kept on tables that are not named
+	rows := append(scope.Scope{}, s.Scope...)
+	rows[0].Tables = []scope.Table{{Name: "*.*", Rows: []scope.Condition{{Column: "id", Op: "eq", Values: []string{"1"}}}}}
+	return append([]scope.Scope{action, foreign, rows, {}, nil}, s.Invalid...)
 }
 
 func testScope(t *testing.T, s *suite) {

@@ -29,7 +29,8 @@ type Harness struct {
 	// Narrower one strictly within it that Use can work with too.
 	Scope, Narrower scope.Scope
 	// Invalid are scopes that CheckScope must refuse. The suite adds a foreign
-	// type, an unknown action and the empty scope by itself.
+	// type, an unknown action, a row filter on tables without a name and the empty
+	// scope by itself.
 	Invalid []scope.Scope
 
 	// Use proves that a credential works on the real system: it logs in, does a

@@ -137,6 +137,9 @@ func checkTable(names []string, t scope.Table) error {
 			return err
 		}
 	}
+	if len(t.Rows) > 0 {
+		return fmt.Errorf("tables: %q has a row filter, and MySQL has nothing that would keep it; make a view of the rows and name that", t.Name)
+	}
 	if database == "*" && name != "*" {
 		return fmt.Errorf("tables: %q names a table in every database; use database.%s or *.*", t.Name, name)
 	}

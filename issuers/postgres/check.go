@@ -72,6 +72,13 @@ func (c *examination) rights(ctx context.Context, conn *pgx.Conn) error {
 	if pooledOwn > 0 {
 		own = fmt.Sprintf("pooled roles own %d objects: an account has acted as one; the next sweep drops them", pooledOwn)
 	}
+	kept := statisticsKept(c.facts.version)
+	statistics := "the server keeps those of hidden rows from accounts"
+	if !kept {
+		statistics = "before 13.22, 14.19, 15.14, 16.10 and 17.6 an account could read the server's " +
+			"statistics of rows that a filter hides (CVE-2025-8713); scopes with a row filter need a newer server"
+	}
+	c.warn("row filter statistics", kept, statistics, "")
 	c.warn("least privilege", !c.facts.superuser, least, "")
 	c.warn("pooled roles own nothing", pooledOwn == 0, own, "")
 	return nil
@@ -95,10 +102,37 @@ func (is *Issuer) checkDatabase(ctx context.Context, c *examination, main *pgx.C
 		defer side.Release()
 		conn = side.Conn()
 	}
-	if err := c.schemas(ctx, conn, database); err != nil {
+	err := c.rowFilters(ctx, conn, database)
+	if err == nil {
+		err = c.schemas(ctx, conn, database)
+	}
+	if err != nil {
 		return sentError("check database "+database, err)
 	}
 	return nil
+}
+
+// rowFilters reports whether views of rows can be made. Most targets need none,
+// so that it is a warning.
+func (c *examination) rowFilters(ctx context.Context, conn *pgx.Conn, database string) error {
+	var creates bool
+	if err := conn.QueryRow(ctx, "SELECT has_database_privilege(current_database(), 'CREATE')").Scan(&creates); err != nil {
+		return err
+	}
+	detail := "the admin account may make schemas for views of rows"
+	if !creates {
+		detail = "scopes with a row filter are refused: their views need a schema, which the admin account may not make"
+	}
+	c.warn("row filters "+database, creates, detail, "GRANT CREATE ON DATABASE "+ident(database)+" TO "+ident(c.admin))
+	return nil
+}
+
+// statisticsKept reports whether a server keeps the planner's statistics from
+// those who may read a view alone.
+func statisticsKept(version int) bool {
+	fixed := map[int]int{13: 130022, 14: 140019, 15: 150014, 16: 160010, 17: 170006}
+	least, known := fixed[version/10000]
+	return version >= 180000 || known && version >= least
 }
 
 // schemasSQL shows, per schema: may the admin account grant its USAGE (or has

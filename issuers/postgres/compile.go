@@ -56,6 +56,8 @@ type databaseGrants struct {
 	Database  string  `json:"database"`
 	Temporary bool    `json:"temporary,omitempty"`
 	Grants    []grant `json:"grants,omitempty"`
+	// Views stand in for tables with a row filter; nothing is granted on those.
+	Views []rowView `json:"views,omitempty"`
 }
 
 // compiled is a scope as grants. Pooled grants go to the scope's no-login role;
@@ -92,6 +94,11 @@ func compile(s spec, sc scope.Scope) (compiled, error) {
 		}
 	}
 	c.pooled, c.direct = merge(c.pooled), merge(c.direct)
+	for i := range c.pooled {
+		if err := c.pooled[i].mergeViews(); err != nil {
+			return compiled{}, fmt.Errorf("postgres: %w", err)
+		}
+	}
 	return c, nil
 }
 
@@ -148,6 +155,9 @@ func checkTable(actions []string, t scope.Table) error {
 			return err
 		}
 	}
+	if err := checkRows(actions, t); err != nil {
+		return err
+	}
 	if schema == "*" && name != "*" {
 		return fmt.Errorf("tables: %q names a table in every schema; use schema.%s or *.*", t.Name, name)
 	}
@@ -174,6 +184,10 @@ func compileDetail(d scope.Detail) (pooled, direct databaseGrants) {
 	}
 	for _, t := range tables {
 		schema, name, _ := strings.Cut(t.Name, ".")
+		if len(t.Rows) > 0 { // checkRows left select alone
+			pooled.Views = append(pooled.Views, rowView{Schema: schema, Name: name, Columns: t.Columns, Where: t.Rows})
+			continue
+		}
 		by := map[string][]string{}
 		for _, a := range d.Actions {
 			switch {
@@ -213,6 +227,7 @@ func merge(in []databaseGrants) []databaseGrants {
 		}
 		out[i].Temporary = out[i].Temporary || g.Temporary
 		out[i].Grants = append(out[i].Grants, g.Grants...)
+		out[i].Views = append(out[i].Views, g.Views...)
 	}
 	slices.SortFunc(out, func(a, b databaseGrants) int { return strings.Compare(a.Database, b.Database) })
 	for i := range out {

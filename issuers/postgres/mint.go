@@ -180,10 +180,11 @@ func (is *Issuer) create(ctx context.Context, a *account) (ready bool, err error
 	if err != nil {
 		return false, err
 	}
-	statements := []string{first, "CREATE ROLE " + role + " " + attributes + " IN ROLE " + pooled, "COMMENT ON ROLE " + role + " IS " + text, last}
+	statements := []string{first, "CREATE ROLE " + role + " " + attributes + " IN ROLE " + pooled, "COMMENT ON ROLE " + role + " IS " + text}
 	if f.version >= versionSetFalse {
 		statements[1] = "CREATE ROLE " + role + " " + attributes + "; " + joinSQL(f, role, pooled)
 	}
+	statements = append(append(statements, a.pathSQL()...), last)
 	results, err := run(ctx, conn.Conn(), strings.Join(statements, "; "))
 	if err != nil {
 		return false, err

@@ -6,17 +6,21 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mayfly-broker/mayfly/issuers"
 )
 
-// Names on the target. PostgreSQL keeps 63 bytes; ours have 33 and 45, so that
-// none is ever cut off (HAZARDS 16).
+// Names on the target. PostgreSQL keeps 63 bytes; ours have 33 and 45 at
+// most, so that none is ever cut off (HAZARDS 16).
 const (
 	accountPrefix = "mayfly_"
 	scopePrefix   = "mayfly_scope_"
+	// rowsPrefix begins the owner of a pooled role's views of rows, and the schema
+	// that they are in.
+	rowsPrefix = "mayfly_rows_"
 )
 
 var (
@@ -35,6 +39,16 @@ func scopeMaking(mainDatabase string) string { return scopeMark + "being made fo
 func scopeReady(mainDatabase string) string  { return scopeMark + "ready for " + mainDatabase }
 
 const scopeMark = "mayfly scope: "
+
+// rowsName names the owner of a pooled role's views, and their schema.
+func rowsName(scopeRole string) string {
+	return rowsPrefix + strings.TrimPrefix(scopeRole, scopePrefix)
+}
+
+// rowsMark is the comment of such an owner.
+func rowsMark(mainDatabase string) string { return viewsMark + "owner of views for " + mainDatabase }
+
+const viewsMark = "mayfly rows: "
 
 // mark is what the comment on an account says. Comments on roles can be written
 // by accounts with CREATEROLE alone, so an account cannot forge its own.

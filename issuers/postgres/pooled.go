@@ -183,7 +183,7 @@ func (p *pooledRoles) grantAll(ctx context.Context, main *pgx.Conn, name string,
 			return err
 		}
 	}
-	return nil
+	return p.makeViews(ctx, main, name, c)
 }
 
 // in runs f on a connection to a database, again while it loses against other

@@ -121,16 +121,18 @@ func TestHazard15PooledNameIsTheGrants(t *testing.T) {
 		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a"}]}]`,
 		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","columns":["x"]}]}]`,
 		`[{"type":"database","actions":["select"]}]`,
+		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"eq","values":["1"]}]}]}]`,
+		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"eq","values":["2"]}]}]}]`,
 	} {
 		others = append(others, mustCompile(t, s).roleName("orders", "r", 1))
 	}
 	for _, n := range others {
-		if len(n) > maxIdentifier || accountPattern.MatchString(n) {
+		if len(n) > maxIdentifier || len(rowsName(n)) > maxIdentifier || accountPattern.MatchString(rowsName(n)) || accountPattern.MatchString(n) {
 			t.Errorf("%s could be cut off, or be an account's name", n)
 		}
 	}
 	slices.Sort(others)
-	if len(slices.Compact(others)) != 8 {
+	if len(slices.Compact(others)) != 10 {
 		t.Errorf("distinct grants share a name: %v", others)
 	}
 }
@@ -152,6 +154,7 @@ func TestHazard10CreateIsNeverPooled(t *testing.T) {
 
 func FuzzCompile(f *testing.F) {
 	f.Add(goodSpec, `[{"type":"database","identifier":"orders","actions":["select","create"],"tables":[{"name":"public.*"}]}]`)
+	f.Add(goodSpec, `[{"type":"database","actions":["select"],"tables":[{"name":"a.b","rows":[{"column":"c","op":"in","values":["1","'"]}]},{"name":"a.c"}]}]`)
 	f.Add(goodSpec, `[{"type":"database","actions":["execute"],"tables":[{"name":"a\".b'"}]}]`)
 	f.Fuzz(func(t *testing.T, specText, scopeText string) {
 		sp, err := parseSpec(json.RawMessage(specText))
@@ -171,6 +174,11 @@ func FuzzCompile(f *testing.F) {
 				t.Fatalf("compiled for database %q, which the spec does not name", d.Database)
 			}
 			for _, g := range d.Grants {
+				for _, v := range d.Views {
+					if g.On == onTables && (g.Schema == "*" || g.Schema == v.Schema) && (g.Name == "*" || g.Name == v.Name) {
+						t.Fatalf("%+v undoes the row filter %+v", g, v)
+					}
+				}
 				if strings.HasPrefix(g.Schema, "pg_") {
 					t.Fatalf("grant in a system schema: %+v", g)
 				}

@@ -109,7 +109,7 @@ func (a *account) replaceSQL(c *pgx.Conn, f *facts, s standing) ([]string, error
 			out = append(out, "REVOKE "+ident(m)+" FROM "+role)
 		}
 	}
-	return out, nil
+	return append(out, a.pathSQL()...), nil
 }
 
 // rollback ends a transaction that failed with err and returns err. A connection

@@ -145,7 +145,7 @@ func (is *Issuer) mayPut(ctx context.Context, c *pgx.Conn, r *replacement) (hold
 		return h, &issuers.Error{Kind: issuers.Gone, Detail: fmt.Sprintf("there is no account %q", r.username)}
 	case err != nil:
 		return h, err
-	case strings.HasPrefix(h.mark, accountMark), strings.HasPrefix(h.mark, scopeMark):
+	case strings.HasPrefix(h.mark, accountMark), strings.HasPrefix(h.mark, scopeMark), strings.HasPrefix(h.mark, viewsMark):
 		return h, foreign(r.username)
 	}
 	newer, err := is.connections(ctx, c, func(term uint64) bool { return term > is.term })

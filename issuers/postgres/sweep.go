@@ -70,6 +70,9 @@ func (p *pooledRoles) remove(ctx context.Context, conn *pgx.Conn, name string) e
 	if err := comment(ctx, conn, name, p.making); err != nil {
 		return err
 	}
+	if err := p.removeViews(ctx, conn, name); err != nil {
+		return err
+	}
 	if err := p.dropOwned(ctx, conn, name); err != nil {
 		return err
 	}
@@ -121,11 +124,27 @@ func (p *pooledRoles) refresh(ctx context.Context, conn *pgx.Conn) error {
 		if err := p.clean(ctx, conn, name); err != nil {
 			return err
 		}
-		if err := p.grantAll(ctx, conn, name, c); err != nil {
-			p.log.WarnContext(ctx, "pooled role not refreshed", "role", name, "error", err)
+		failed := p.grantAll(ctx, conn, name, c)
+		if failed != nil {
+			p.log.WarnContext(ctx, "pooled role not refreshed", "role", name, "error", failed)
+		}
+		if err := p.vouch(ctx, conn, name, c, failed == nil); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// vouch takes the ready mark from a scope whose row filters no longer hold, so
+// that no account joins it, and gives it back when they do.
+func (p *pooledRoles) vouch(ctx context.Context, conn *pgx.Conn, name string, c compiled, holds bool) error {
+	if !slices.ContainsFunc(c.pooled, func(g databaseGrants) bool { return len(g.Views) > 0 }) {
+		return nil
+	}
+	if holds {
+		return comment(ctx, conn, name, p.standing)
+	}
+	return comment(ctx, conn, name, p.making)
 }
 
 // clean drops what a pooled role owns, grants and all; the caller applies the

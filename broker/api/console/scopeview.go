@@ -84,6 +84,9 @@ func tableBranches(d scope.Detail) (out []Branch) {
 		if len(t.Columns) > 0 {
 			b.Kids = append(b.Kids, Branch{Label: "columns", Text: strings.Join(t.Columns, ", ")})
 		}
+		for _, c := range t.Rows {
+			b.Kids = append(b.Kids, Branch{Label: "only rows where", Text: c.String()})
+		}
 		out = append(out, b)
 	}
 	return out
@@ -177,6 +180,9 @@ func singles(s scope.Scope) (out []single) {
 				text := head + " · " + a + tail + " · " + t.Name
 				if len(t.Columns) > 0 {
 					text += " (" + strings.Join(t.Columns, ", ") + ")"
+				}
+				if len(t.Rows) > 0 {
+					text += " where " + t.Filter()
 				}
 				one.Tables = []scope.Table{t}
 				out = append(out, single{text, scope.Scope{one}})

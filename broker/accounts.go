@@ -134,7 +134,9 @@ func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Re
 		}
 		cmd := ledger.WantRotation{Subject: ledger.RotationSubject(ledger.KindAccount, name), Reason: ledger.RotateUsed}
 		switch {
-		case l.End.Reason == ledger.EndRevoked || l.End.Reason == ledger.EndContained:
+		case l.End.Reason == ledger.EndContained || l.End.Reason == ledger.EndRevoked && l.End.By != l.Grant.Principal:
+			// A holder who gives a lease back needs nobody's leave for it; that must not
+			// be a way to take the account from everybody else.
 			cmd.Reason, cmd.Urgent = ledger.RotateWithdrawn, true
 		case l.End.Reason == ledger.EndMintFailed && l.Generation == 1: // an earlier one may have given out the secret
 			receipt = &issuers.Receipt{Proof: issuers.ProofAbsent, Detail: "nothing was given out"}

@@ -562,3 +562,20 @@ func TestRotatingNowEndsWhatWasGivenOut(t *testing.T) {
 		})
 	}
 }
+
+// TestGivingAnAccountBackTakesItFromNobody: whoever may ask for a shared account
+// may end a lease of their own at any time.
+func TestGivingAnAccountBackTakesItFromNobody(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+		if _, err := r.engine.Revoke(t.Context(), appCaller, a.LeaseID, wire.RevokeRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		r.within(gone, "the lease has ended", r.ended(a.LeaseID))
+		if l := r.lease(a.LeaseID); !strings.Contains(string(l.End.Receipt), issuers.ProofExpiresOnly) || !k.has("app", a.Credential["password"]) {
+			t.Errorf("receipt: %s", l.End.Receipt)
+		}
+	})
+}

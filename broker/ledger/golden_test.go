@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/scope"
 )
 
 // samples returns every command type with every member set, so that a golden
@@ -33,7 +34,10 @@ func samples() map[string]ledger.Body {
 	return out
 }
 
-var rawType = reflect.TypeFor[json.RawMessage]()
+var (
+	rawType   = reflect.TypeFor[json.RawMessage]()
+	tableType = reflect.TypeFor[scope.Table]()
+)
 
 // fill sets a value and all below it to something that is not zero.
 func fill(v reflect.Value, name string) {
@@ -67,6 +71,9 @@ func fill(v reflect.Value, name string) {
 		v.Set(m)
 	case reflect.Struct:
 		for i := range v.NumField() {
+			if v.Type() == tableType && v.Type().Field(i).Name == "Rows" {
+				continue // newer than the files: TestHazard2LaterMembersHaveTheirOwnGoldenShape
+			}
 			fill(v.Field(i), v.Type().Field(i).Name)
 		}
 	default:
@@ -129,6 +136,33 @@ func TestHazard2EveryCommandHasItsGoldenShape(t *testing.T) {
 				t.Errorf("the golden %s decodes to\n%+v, wanted\n%+v", typ, d.Body, body)
 			}
 		})
+	}
+}
+
+// TestHazard2LaterMembersHaveTheirOwnGoldenShape: what came after a command was
+// shipped is left out where it is not set, so that the files above stay as they
+// were, and stands in a file of its own where it is.
+func TestHazard2LaterMembersHaveTheirOwnGoldenShape(t *testing.T) {
+	body := samples()["start_task"].(*ledger.StartTask)
+	body.Task.Scope[0].Tables[0].Rows = []scope.Condition{{Column: "region", Op: "in", Values: []string{"eu", "us"}}}
+	raw, err := ledger.Encode(sampleHeader(), body, sampleSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, file := publicOf(raw), goldenFile("start_task.rows")
+	if *rewrite {
+		if err := os.WriteFile(file, append(bytes.Clone(public), '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden = bytes.TrimSuffix(golden, []byte{'\n'})
+	d, err := ledger.DecodePublic(golden)
+	if err != nil || !bytes.Equal(golden, public) || !reflect.DeepEqual(d.Body, body) {
+		t.Errorf("%v\n%s\n%s", err, public, golden)
 	}
 }
 

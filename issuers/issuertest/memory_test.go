@@ -88,6 +88,9 @@ func (k kind) CheckScope(_ json.RawMessage, s scope.Scope) error {
 		if d.Type != "memory" || slices.ContainsFunc(d.Actions, func(a string) bool { return !allowed(a) }) {
 			return errors.New("type is memory; actions are read and write")
 		}
+		if len(d.Tables) > 0 {
+			return errors.New("there are no tables")
+		}
 	}
 	return nil
 }

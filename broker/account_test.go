@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -99,6 +100,21 @@ func TestTargetIsNotEnteredByAnAccount(t *testing.T) {
 		_, err := r.engine.Apply(t.Context(), opCaller, wire.ApplyRequest{Objects: []wire.Object{{Kind: "Target", Name: "t1", Spec: []byte(`{"type":"memory","system":"t1"}`)}}})
 		if err == nil || !strings.Contains(err.Error(), "app is account app") {
 			t.Error(err)
+		}
+	})
+}
+
+// TestRotationCannotWaitForApprovals: a permit that asks for co-signatures is none
+// for what nobody can co-sign.
+func TestRotationCannotWaitForApprovals(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		r.put("Policy", "two", mustJSON(ledger.PolicySpec{Text: `@id("two") @approvals("2") @approvers("dba") permit (principal == Human::"op", action == Action::"rotate", resource);`}))
+		_, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app"})
+		r.fails(err, fault.Denied, ledger.CodeApprovalRequired)
+		if x := r.rotation("Account/app"); x.Turns != 1 || x.Wanted != "" {
+			t.Errorf("%+v", x)
 		}
 	})
 }

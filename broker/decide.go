@@ -302,6 +302,19 @@ func (e *Engine) allow(ctx context.Context, c Caller, ask question) (ruling, err
 	return r, nil
 }
 
+// allowAtOnce is allow for what changes something and cannot wait: a permit that
+// asks for approvals or a second factor is none for it.
+func (e *Engine) allowAtOnce(ctx context.Context, c Caller, ask question) (ruling, error) {
+	r, err := e.allow(ctx, c, ask)
+	if err != nil {
+		return r, err
+	}
+	if o := r.Decision.Obligations; len(o.Approvals) > 0 || o.StepUp != "" {
+		return r, e.recordDenial(ctx, c, r, fault.New(fault.Denied, ledger.CodeApprovalRequired, "Policy permits %s only with co-signatures or a second factor, and it cannot wait for them. Permit it to somebody without, or ask somebody who may.", ask.action))
+	}
+	return r, nil
+}
+
 // mayRead reports whether policy lets the caller read a kind of thing, without
 // recording a denial: lists then show what is the caller's own.
 func (e *Engine) mayRead(q ledger.Query, c Caller, r policy.Resource) bool {

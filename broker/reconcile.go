@@ -19,10 +19,13 @@ func (e *Engine) Reconcile(ctx context.Context, c Caller, in wire.ReconcileReque
 	if err := e.mayAudit(ctx, c); err != nil {
 		return nil, err
 	}
+	var heal func() error
 	if in.Heal {
-		if err := e.mayHeal(ctx, c, in); err != nil {
+		r, err := e.mayHeal(ctx, c, in)
+		if err != nil {
 			return nil, err
 		}
+		heal = func() error { return e.recordHealing(ctx, c, in, r) }
 	}
 	target := in.Target
 	var names []string
@@ -42,7 +45,7 @@ func (e *Engine) Reconcile(ctx context.Context, c Caller, in wire.ReconcileReque
 	}
 	out := []wire.Drift{}
 	for _, n := range names {
-		if d, ok := e.reconcileTarget(ctx, n, in.Heal); ok {
+		if d, ok := e.reconcileTarget(ctx, n, heal); ok {
 			out = append(out, d)
 		}
 	}
@@ -52,8 +55,9 @@ func (e *Engine) Reconcile(ctx context.Context, c Caller, in wire.ReconcileReque
 // reconcileTimeout bounds the look at one target.
 const reconcileTimeout = 30 * time.Second
 
-// reconcileTarget compares one target; ok is false where the kind cannot list.
-func (e *Engine) reconcileTarget(ctx context.Context, name string, heal bool) (d wire.Drift, ok bool) {
+// reconcileTarget compares one target; ok is false where the kind cannot list. heal,
+// where set, records that the target is being healed, before anything is done.
+func (e *Engine) reconcileTarget(ctx context.Context, name string, heal func() error) (d wire.Drift, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
 	d = wire.Drift{Target: name, Unknown: []string{}, Ended: []string{}, Missing: []string{}}
@@ -73,6 +77,15 @@ func (e *Engine) reconcileTarget(ctx context.Context, name string, heal bool) (d
 	if err != nil {
 		d.Error = err.Error()
 		return d, true
+	}
+	if heal != nil {
+		// Committed after the look: so this node leads yet, and its state holds every
+		// lease whose credential was seen there. To a leader that was deposed before
+		// the look, what the next one has minted since would be unknown.
+		if err := heal(); err != nil {
+			d.Error = err.Error()
+			return d, true
+		}
 	}
 	after := e.openNames(name)
 	var over []ledger.Lease
@@ -102,7 +115,7 @@ func (e *Engine) reconcileTarget(ctx context.Context, name string, heal bool) (d
 	}
 	slices.Sort(d.Missing)
 	e.removeEnded(ctx, t, over)
-	if heal {
+	if heal != nil {
 		d.Healed = append(e.removeUnknown(ctx, t, unknown), e.endMissing(ctx, d.Missing)...)
 	}
 	return d, true
@@ -147,11 +160,10 @@ func (e *Engine) removeEnded(ctx context.Context, t *target, over []ledger.Lease
 	}
 }
 
-// mayHeal asks policy, and records who has a target healed, and why, before
-// anything is done (law 5). One target at a time: whoever heals has looked at it.
-func (e *Engine) mayHeal(ctx context.Context, c Caller, in wire.ReconcileRequest) error {
+// mayHeal asks policy. One target at a time: whoever heals has looked at it.
+func (e *Engine) mayHeal(ctx context.Context, c Caller, in wire.ReconcileRequest) (ruling, error) {
 	if in.Target == "" || in.Reason == "" {
-		return fault.New(fault.Invalid, "reason_missing", "Healing needs a target and a reason: what nobody knows there is removed, and leases whose credential is missing end. A copy of a cluster would remove what the original minted.")
+		return ruling{}, fault.New(fault.Invalid, "reason_missing", "Healing needs a target and a reason: what nobody knows there is removed, and leases whose credential is missing end. A copy of a cluster would remove what the original minted.")
 	}
 	var ask question
 	err := e.view(func(q ledger.Query) error {
@@ -160,15 +172,16 @@ func (e *Engine) mayHeal(ctx context.Context, c Caller, in wire.ReconcileRequest
 		return err
 	})
 	if err != nil {
-		return err
+		return ruling{}, err
 	}
-	r, err := e.allow(ctx, c, ask)
-	if err != nil {
-		return err
-	}
+	return e.allowAtOnce(ctx, c, ask)
+}
+
+// recordHealing says who has a target healed, and why (law 5).
+func (e *Engine) recordHealing(ctx context.Context, c Caller, in wire.ReconcileRequest, r ruling) error {
 	h := e.header(c)
 	h.DecisionID, h.Decision = r.ID, r.encode()
-	_, err = e.commit(ctx, h, &ledger.RecordDecision{Action: policy.ActionAdminister, Resource: ledger.KindTarget + "/" + in.Target, Code: "healed"})
+	_, err := e.commit(ctx, h, &ledger.RecordDecision{Action: policy.ActionAdminister, Resource: ledger.KindTarget + "/" + in.Target, Code: "healed"})
 	return err
 }
 

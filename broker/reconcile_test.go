@@ -2,12 +2,14 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/broker/brokertest"
 	"github.com/mayfly-broker/mayfly/broker/fault"
+	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers"
 )
@@ -50,6 +52,48 @@ func TestHazard8ReconcileHealsOnlyWhenToldTo(t *testing.T) {
 		}
 		if _, there := r.t1.Account(kept.Credential["username"]); there != (r.lease(kept.LeaseID).State == "open") {
 			t.Error("an open lease's credential was removed")
+		}
+	})
+}
+
+// TestHazard8HealingIsRecordedAfterTheLook: the record is what proves that this node
+// led when it looked, so that it knows the lease of all that it saw.
+func TestHazard8HealingIsRecordedAfterTheLook(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var order []string
+		r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
+			if c.Verb == "list" || c.Verb == "withdraw" {
+				order = append(order, c.Verb)
+			}
+			return act()
+		})
+		deposed := errors.New("deposed")
+		var refuse error
+		r.before(func(d ledger.Decoded) error {
+			if d.Type == "record_decision" {
+				order = append(order, d.Type)
+				return refuse
+			}
+			return nil
+		})
+		heal := func() wire.Drift {
+			r.t1.Plant(brokertest.Account{Name: "mf-next", LeaseID: "next", Generation: 1})
+			list, err := r.engine.Reconcile(context.Background(), callerOf(operator, ""), wire.ReconcileRequest{Target: "t1", Heal: true, Reason: "r"})
+			if err != nil || len(list) != 1 {
+				t.Fatal(list, err)
+			}
+			return list[0]
+		}
+		refuse = deposed
+		if d := heal(); d.Error == "" || len(d.Healed) > 0 || !slices.Equal(order, []string{"list", "record_decision"}) {
+			t.Errorf("a leader that was deposed before the look: %+v %v", d, order)
+		}
+		if _, there := r.t1.Account("mf-next"); !there {
+			t.Error("it removed what its successor may have minted")
+		}
+		order, refuse = nil, nil
+		if d := heal(); len(d.Healed) != 1 || !slices.Equal(order, []string{"list", "record_decision", "withdraw"}) {
+			t.Errorf("%+v %v", d, order)
 		}
 	})
 }

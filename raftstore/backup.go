@@ -154,14 +154,8 @@ func (s *Store) reincarnate(w io.Writer, r io.Reader) (streamHeader, error) {
 			}
 		}
 		at = h
-		var preamble []byte
 		var err error
-		if s.cfg.Hooks.Preamble != nil {
-			if preamble, err = s.cfg.Hooks.Preamble(); err != nil {
-				return err
-			}
-		}
-		out, err = newStreamWriter(w, s.cfg.Sealer, at.at, s.cfg.Clock().Unix(), preamble)
+		out, err = s.cfg.Hooks.begin(w, s.cfg.Sealer, at.at, s.cfg.Clock().Unix())
 		return err
 	}, func(bucket string, key, value []byte) error {
 		if bucket == MetaBucket && string(key) == IncarnationKey {

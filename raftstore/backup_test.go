@@ -30,7 +30,7 @@ func (n *node) incarnation() string {
 func TestHazard19RestoreIsANewIncarnationOnEveryNode(t *testing.T) {
 	var seen []string
 	c := newCluster(t, 3, func(cfg *Config) {
-		cfg.Hooks.Preamble = func() ([]byte, error) { return []byte("wrapped"), nil }
+		cfg.Hooks.Preamble = func() ([]byte, Sealer, error) { return []byte("wrapped"), cfg.Sealer, nil }
 	})
 	c.set("a", "1")
 	saved := c.leader().backup()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -16,7 +17,7 @@ import (
 func TestLaggingFollowerInstallsASnapshot(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) {
 		cfg.Timing.TrailingLogs = 1
-		cfg.Hooks.Preamble = func() ([]byte, error) { return []byte("wrapped keyring"), nil }
+		cfg.Hooks.Preamble = func() ([]byte, Sealer, error) { return []byte("wrapped keyring"), cfg.Sealer, nil }
 	})
 	behind := c.followers()[0]
 	c.set("first", "1")
@@ -73,6 +74,66 @@ func TestHazard22SnapshotUnderUnknownKeysIsRefusedUntilTheyAreLearnt(t *testing.
 	if _, err := n.Restore(testCtx(t), bytes.NewReader(saved)); err != nil || n.get("a") != "1" {
 		t.Fatalf("restore with the keys learnt: %v", err)
 	}
+}
+
+// A key that turns while a snapshot is written must not seal the rest of it: the
+// preamble has not heard of that key.
+func TestHazard22ASnapshotKeepsToTheKeysOfItsPreamble(t *testing.T) {
+	var turned atomic.Bool
+	old := newTestSealer(t, 1)
+	c := newCluster(t, 1, func(cfg *Config) {
+		cfg.Sealer = &turningSealer{old: old, next: newTestSealer(t, 2), turned: &turned}
+		cfg.Hooks.Preamble = func() ([]byte, Sealer, error) {
+			turned.Store(true) // right after the keyring was looked at
+			return []byte("wrapped"), old, nil
+		}
+	})
+	for i := range 3 {
+		c.set(fmt.Sprintf("k%d", i), strings.Repeat("v", chunkTarget/2))
+	}
+	saved := c.nodes[0].backup()
+	puts := 0
+	_, err := readStream(bytes.NewReader(saved), old, func(streamHeader) error { return nil }, func(string, []byte, []byte) error { puts++; return nil })
+	if err != nil || puts < 3 {
+		t.Fatalf("%d records, %v", puts, err)
+	}
+}
+
+func TestASnapshotOfAStoreThatIsSealedMeanwhileFails(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *Config) {
+		cfg.Hooks.Preamble = func() ([]byte, Sealer, error) { return []byte("wrapped"), closedSealer{cfg.Sealer}, nil }
+	})
+	c.set("a", "1")
+	var buf bytes.Buffer
+	if err := c.nodes[0].Snapshot(testCtx(t), &buf); err == nil {
+		t.Fatal("a snapshot that holds nothing passes for one")
+	}
+}
+
+// closedSealer is sealed.
+type closedSealer struct{ Sealer }
+
+func (closedSealer) Seal(_, _ []byte) []byte { return nil }
+
+// turningSealer seals by the next key once it has turned, and opens both.
+type turningSealer struct {
+	old, next *testSealer
+	turned    *atomic.Bool
+}
+
+func (s *turningSealer) Seal(place, plain []byte) []byte {
+	if s.turned.Load() {
+		return s.next.Seal(place, plain)
+	}
+	return s.old.Seal(place, plain)
+}
+
+func (s *turningSealer) Open(place, sealed []byte) ([]byte, error) {
+	plain, err := s.old.Open(place, sealed)
+	if err != nil {
+		return s.next.Open(place, sealed)
+	}
+	return plain, err
 }
 
 // learningSealer opens with a second key once it has learnt it.

@@ -22,8 +22,9 @@ const (
 	MaxKeySize = 4 << 10
 	// MaxBucketName bounds a bucket's name, in bytes.
 	MaxBucketName = 64
-	// MaxPreamble bounds the snapshot preamble, in bytes.
-	MaxPreamble = 64 << 10
+	// MaxPreamble bounds the snapshot preamble, in bytes: a keyring of a thousand
+	// keys, and room.
+	MaxPreamble = 256 << 10
 	// MaxDigest bounds what [Config].Digest may return, in bytes.
 	MaxDigest = 64
 	// MaxJoinPayload bounds what a joiner receives, in bytes.
@@ -106,8 +107,9 @@ type Config struct {
 // Hooks leave places for what is decided above this package. All are optional.
 type Hooks struct {
 	// Preamble returns what a snapshot begins with, in the clear, at most
-	// [MaxPreamble] bytes: the keyring, wrapped.
-	Preamble func() ([]byte, error)
+	// [MaxPreamble] bytes: the keyring, wrapped; and a sealer that seals all that
+	// follows by a key in it, however long that takes.
+	Preamble func() ([]byte, Sealer, error)
 	// OnPreamble sees a received snapshot's preamble before any of the snapshot
 	// is opened, so that a node can learn keys that it lacks. An error refuses the snapshot.
 	OnPreamble func(preamble []byte) error

@@ -117,14 +117,7 @@ func (s *fsmSnapshot) Release() { _ = s.tx.Rollback() } // a read transaction ha
 
 // writeStream writes all of tx's state to w, as of at.
 func (f *fsm) writeStream(w io.Writer, b *bbolt.Tx, at position) error {
-	var preamble []byte
-	if f.hooks.Preamble != nil {
-		var err error
-		if preamble, err = f.hooks.Preamble(); err != nil {
-			return fmt.Errorf("raftstore: snapshot preamble: %w", err)
-		}
-	}
-	out, err := newStreamWriter(w, f.state.sealer, at, f.clock().Unix(), preamble)
+	out, err := f.hooks.begin(w, f.state.sealer, at, f.clock().Unix())
 	if err != nil {
 		return err
 	}

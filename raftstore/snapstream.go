@@ -82,6 +82,18 @@ func newStreamWriter(w io.Writer, sealer Sealer, at position, created int64, pre
 	return s, s.write(raw)
 }
 
+// begin begins a stream with its preamble, and seals it by a key that stands there.
+func (h *Hooks) begin(w io.Writer, sealer Sealer, at position, created int64) (*streamWriter, error) {
+	var preamble []byte
+	if h.Preamble != nil {
+		var err error
+		if preamble, sealer, err = h.Preamble(); err != nil {
+			return nil, fmt.Errorf("raftstore: snapshot preamble: %w", err)
+		}
+	}
+	return newStreamWriter(w, sealer, at, created, preamble)
+}
+
 func (s *streamWriter) write(p []byte) error {
 	s.sum.Write(p) // never fails (hash.Hash)
 	_, err := s.w.Write(p)
@@ -104,6 +116,9 @@ func (s *streamWriter) put(bucket string, key, value []byte) error {
 
 func (s *streamWriter) flush(last bool) error {
 	sealed := s.sealer.Seal(chunkPlace(s.id, s.header, s.number, last), s.chunk)
+	if sealed == nil {
+		return fmt.Errorf("raftstore: write snapshot: %w", ErrStopped) // sealed meanwhile
+	}
 	s.number++
 	s.chunk = s.chunk[:0]
 	if err := s.write(binary.BigEndian.AppendUint32(nil, uint32(len(sealed)))); err != nil {

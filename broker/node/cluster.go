@@ -75,7 +75,7 @@ func (n *Node) onJoin(ctx context.Context, req raftstore.JoinRequest) ([]byte, e
 	if k == nil {
 		return nil, errors.New("node: sealed meanwhile")
 	}
-	return n.preamble(k)()
+	return document(k)
 }
 
 // joining is what a node remembers until it is a voter.

@@ -132,7 +132,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap,
 		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: raftstore.Disk{Reserve: n.cfg.Disk.ReserveMiB << 20, Floor: n.cfg.Disk.FloorMiB << 20},
 		Hooks: raftstore.Hooks{
-			Preamble:   n.preamble(k),
+			Preamble:   preamble(k),
 			OnPreamble: func(b []byte) error { return n.absorb(k, b) },
 			Digest:     r.digestOnce,
 			OnDigest:   func(id string, d []byte) { n.compareOnce(r, id, d) },
@@ -175,15 +175,26 @@ func (r *run) grew() {
 	}
 }
 
-// preamble is what snapshots begin with: the keyring, wrapped (HAZARDS 22).
-func (n *Node) preamble(k *seal.Keyring) func() ([]byte, error) {
-	return func() ([]byte, error) {
-		w, err := k.Rewrap()
+// preamble is what snapshots begin with: the keyring, wrapped, and a sealer that
+// keeps to it (HAZARDS 22).
+func preamble(k *seal.Keyring) func() ([]byte, raftstore.Sealer, error) {
+	return func() ([]byte, raftstore.Sealer, error) {
+		w, sealer, err := k.Pinned()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return w.Marshal()
+		doc, err := w.Marshal()
+		return doc, sealer, err
 	}
+}
+
+// document is the keyring, wrapped, for nodes that join or look for a newer one.
+func document(k *seal.Keyring) ([]byte, error) {
+	w, err := k.Rewrap()
+	if err != nil {
+		return nil, err
+	}
+	return w.Marshal()
 }
 
 // absorb learns the keys of a newer wrapped keyring and stores it.
@@ -224,7 +235,7 @@ func (n *Node) clusterHandler() http.Handler {
 			http.Error(w, "sealed", http.StatusServiceUnavailable)
 			return
 		}
-		doc, err := n.preamble(k)()
+		doc, err := document(k)
 		if err != nil {
 			http.Error(w, "no keyring", http.StatusInternalServerError)
 			return

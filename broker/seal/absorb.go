@@ -27,12 +27,10 @@ func (k *Keyring) Absorb(w *Wrapped) (changed bool, err error) { return k.Absorb
 func (k *Keyring) AbsorbStored(w *Wrapped, store func(*Wrapped) error) (changed bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	mine := k.ring.Load()
+	mine, err := k.given()
 	switch {
-	case mine == nil:
-		return false, ErrSealed
-	case mine.wrapping == nil:
-		return false, as(ErrMethod, nil, "This keyring has not been given a root key yet.")
+	case err != nil:
+		return false, err
 	case w.header.ClusterID != mine.clusterID:
 		return false, as(ErrConflict, nil, "The keyring of cluster %s cannot be taken into cluster %s.", w.header.ClusterID, mine.clusterID)
 	case subtle.ConstantTimeCompare(w.header.Check, mine.wrapping.check) != 1:

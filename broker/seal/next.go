@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"maps"
+	"math"
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -12,27 +13,25 @@ import (
 	"github.com/mayfly-broker/mayfly/broker/fault"
 )
 
-// maxNextKey bounds what NextKey gives.
-const maxNextKey = 4 + 8 + chacha20poly1305.NonceSizeX + keyBytes + chacha20poly1305.Overhead
+// nextKeyBytes is the length of what NextKey gives.
+const nextKeyBytes = 4 + 8 + chacha20poly1305.NonceSizeX + keyBytes + chacha20poly1305.Overhead
 
-// NextKey makes the barrier key after the newest, sealed under the root key like a
-// keyring document, for every node to [Keyring.Learn]. The keyring itself does not
+// NextKey makes the barrier key after the newest and after the number last, sealed
+// under the root key like a keyring document, for every node to [Keyring.Learn]. The keyring itself does not
 // know it afterwards: whoever makes it learns it as all others do, so that no node
 // has a key that the others might never hear of. Errors: ErrSealed, ErrMethod
 // (never wrapped), ErrParameters (too many keys).
-func (k *Keyring) NextKey(now time.Time) (number uint32, sealed []byte, err error) {
+func (k *Keyring) NextKey(now time.Time, last uint32) (number uint32, sealed []byte, err error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	r := k.ring.Load()
+	r, err := k.given()
 	switch {
-	case r == nil:
-		return 0, nil, ErrSealed
-	case r.wrapping == nil:
-		return 0, nil, as(ErrMethod, nil, "This keyring has not been given a root key yet.")
-	case len(r.keys) >= MaxKeys:
+	case err != nil:
+		return 0, nil, err
+	case len(r.keys) >= MaxKeys || last == math.MaxUint32:
 		return 0, nil, as(ErrParameters, nil, "A keyring holds at most %d barrier keys; retire old ones first.", MaxKeys)
 	}
-	b := newBarrierKey(r.newest.number+1, now)
+	b := newBarrierKey(max(r.newest.number, last)+1, now)
 	defer clear(b.key[:])
 	c, err := chacha20poly1305.NewX(r.wrapping.key[:])
 	if err != nil {
@@ -41,7 +40,7 @@ func (k *Keyring) NextKey(now time.Time) (number uint32, sealed []byte, err erro
 	head := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, b.number), uint64(b.created.Unix()))
 	nonce := make([]byte, chacha20poly1305.NonceSizeX)
 	_, _ = rand.Read(nonce) // never fails: crypto/rand ends the process instead
-	sealed = append(append(make([]byte, 0, maxNextKey), head...), nonce...)
+	sealed = append(append(make([]byte, 0, nextKeyBytes), head...), nonce...)
 	return b.number, c.Seal(sealed, nonce, b.key[:], nextPlace(r.clusterID, head)), nil
 }
 
@@ -59,12 +58,9 @@ func nextPlace(clusterID string, head []byte) []byte {
 func (k *Keyring) Learn(sealed []byte, store func(*Wrapped) error) (changed bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	mine := k.ring.Load()
-	switch {
-	case mine == nil:
-		return false, ErrSealed
-	case mine.wrapping == nil:
-		return false, as(ErrMethod, nil, "This keyring has not been given a root key yet.")
+	mine, err := k.given()
+	if err != nil {
+		return false, err
 	}
 	b, err := mine.openNext(sealed)
 	if err != nil {
@@ -96,8 +92,8 @@ func (k *Keyring) Learn(sealed []byte, store func(*Wrapped) error) (changed bool
 
 func (r *ring) openNext(sealed []byte) (*barrierKey, error) {
 	const head = 4 + 8
-	if len(sealed) != maxNextKey {
-		return nil, as(ErrCorrupt, nil, "A barrier key on its way has %d bytes; this has %d.", maxNextKey, len(sealed))
+	if len(sealed) != nextKeyBytes {
+		return nil, as(ErrCorrupt, nil, "A barrier key on its way has %d bytes; this has %d.", nextKeyBytes, len(sealed))
 	}
 	c, err := chacha20poly1305.NewX(r.wrapping.key[:])
 	if err != nil {

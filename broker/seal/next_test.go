@@ -12,7 +12,7 @@ import (
 func TestALearntKeySealsOnceItIsStored(t *testing.T) {
 	a, b := twoNodes(t)
 	old := a.Seal([]byte("p"), []byte("x"))
-	n, sealed, err := a.NextKey(time.Unix(5, 0))
+	n, sealed, err := a.NextKey(time.Unix(5, 0), 0)
 	if err != nil || n != 2 || number(t, a) != 1 {
 		t.Fatalf("key %d, %v; the maker seals under %d", n, err, number(t, a))
 	}
@@ -55,11 +55,11 @@ func TestALearntKeySealsOnceItIsStored(t *testing.T) {
 
 func TestLearnRefusesWhatIsNotTheNextKey(t *testing.T) {
 	a, b := twoNodes(t)
-	_, sealed, err := a.NextKey(time.Unix(5, 0))
+	_, sealed, err := a.NextKey(time.Unix(5, 0), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rival, err := b.NextKey(time.Unix(5, 0))
+	_, rival, err := b.NextKey(time.Unix(5, 0), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestLearnRefusesWhatIsNotTheNextKey(t *testing.T) {
 		t.Errorf("another key of the same number: %v", err)
 	}
 	// A key that was missed comes after a later one: it opens, and does not seal.
-	_, third, err := a.NextKey(time.Unix(6, 0))
+	_, third, err := a.NextKey(time.Unix(6, 0), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,5 +94,50 @@ func TestLearnRefusesWhatIsNotTheNextKey(t *testing.T) {
 		if _, err := b.Learn(x, nil); err != nil || number(t, b) != 3 {
 			t.Fatalf("%v, seals under %d", err, number(t, b))
 		}
+	}
+}
+
+func TestTheNextKeyComesAfterWhatWasGivenOut(t *testing.T) {
+	a, _ := twoNodes(t)
+	if n, _, err := a.NextKey(time.Unix(5, 0), 7); err != nil || n != 8 {
+		t.Errorf("key %d, %v, after 7 were given out", n, err)
+	}
+	if _, _, err := a.NextKey(time.Unix(5, 0), 1<<32-1); !errors.Is(err, seal.ErrParameters) {
+		t.Errorf("after the last number: %v", err)
+	}
+}
+
+func TestHazard22APinnedSealerKeepsTheKeyOfItsKeyring(t *testing.T) {
+	a, b := twoNodes(t)
+	w, pinned, err := a.Pinned()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, next, err := a.NextKey(time.Unix(5, 0), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Learn(next, nil); err != nil {
+		t.Fatal(err)
+	}
+	// b has never heard of the next key: the document is all that it needs.
+	if _, err := b.Absorb(w); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Open([]byte("p"), pinned.Seal([]byte("p"), []byte("x"))); err != nil || string(got) != "x" {
+		t.Errorf("%q %v", got, err)
+	}
+	if got, err := pinned.Open([]byte("p"), a.Seal([]byte("p"), []byte("y"))); err != nil || string(got) != "y" {
+		t.Errorf("a pinned sealer opens what it does not seal by: %q %v", got, err)
+	}
+	if err := a.Retire(1); err != nil {
+		t.Fatal(err)
+	}
+	if got := pinned.Seal([]byte("p"), []byte("x")); got != nil {
+		t.Errorf("sealed by a retired key: %x", got)
+	}
+	a.Close()
+	if _, _, err := a.Pinned(); !errors.Is(err, seal.ErrSealed) || pinned.Seal(nil, nil) != nil {
+		t.Errorf("closed: %v", err)
 	}
 }

@@ -19,16 +19,44 @@ const (
 const Overhead = overhead
 
 // A Sealer seals for one purpose. Get one with [Keyring.For]. It is a small
-// value, safe for concurrent use, and follows its keyring's rotations. The zero
-// value is sealed.
+// value, safe for concurrent use, and follows its keyring's rotations, unless it is
+// pinned. The zero value is sealed.
 type Sealer struct {
 	keyring *Keyring
 	purpose string
+	pinned  *barrierKey // nil: the newest
 }
 
 // For returns the sealer of a purpose. purpose comes from a fixed list in the
 // caller's code, never from outside: each costs memory for the keyring's life.
-func (k *Keyring) For(purpose string) Sealer { return Sealer{k, purpose} }
+func (k *Keyring) For(purpose string) Sealer { return Sealer{keyring: k, purpose: purpose} }
+
+// Pinned returns the keyring as it is now, wrapped, and a sealer that seals by the
+// newest key in it whatever the keyring learns later: what begins with the one and
+// goes on with the other opens for whoever has the root key (HAZARDS 22). The sealer
+// is for [PurposeState]. Errors: ErrSealed, ErrMethod (never wrapped).
+func (k *Keyring) Pinned() (*Wrapped, Sealer, error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	r, err := k.given()
+	if err != nil {
+		return nil, Sealer{}, err
+	}
+	w, err := r.wrap()
+	return w, Sealer{keyring: k, purpose: PurposeState, pinned: r.newest}, err
+}
+
+// given returns the present ring, which must have a root key. The caller holds mu.
+func (k *Keyring) given() (*ring, error) {
+	r := k.ring.Load()
+	switch {
+	case r == nil:
+		return nil, ErrSealed
+	case r.wrapping == nil:
+		return nil, as(ErrMethod, nil, "This keyring has not been given a root key yet.")
+	}
+	return r, nil
+}
 
 // Seal seals for [PurposeState]; see [Sealer.Seal].
 func (k *Keyring) Seal(place, plaintext []byte) []byte {
@@ -45,7 +73,8 @@ func (k *Keyring) Open(place, sealed []byte) ([]byte, error) {
 // keeps different places different). The result is version ‖ key number ‖ nonce
 // ‖ ciphertext ‖ tag, Overhead bytes longer than plaintext, and the caller's.
 //
-// It returns nil when the keyring is sealed, and only then: a caller that may
+// It returns nil when the keyring is sealed or a pinned key has been retired, and
+// only then: a caller that may
 // race with [Keyring.Close] must treat nil as ErrSealed and write nothing. (A nil
 // that is stored all the same never opens.)
 //
@@ -66,11 +95,14 @@ func (s Sealer) Seal(place, plaintext []byte) []byte {
 			return nil
 		}
 		b := r.newest
+		if s.pinned != nil {
+			b = s.pinned
+		}
 		c, err := s.keyring.cipher(b, s.purpose)
 		if err != nil {
 			// Closed or rotated and retired between the two lines above: the
 			// next look sees nil or a newer key.
-			if next := s.keyring.ring.Load(); next == nil || next == r {
+			if next := s.keyring.ring.Load(); next == nil || next == r || s.pinned != nil {
 				return nil
 			}
 			continue

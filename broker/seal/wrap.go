@@ -249,12 +249,9 @@ func (k *Keyring) Wrap(root RootKey, method Method) (*Wrapped, error) {
 func (k *Keyring) Rewrap() (*Wrapped, error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	r := k.ring.Load()
-	if r == nil {
-		return nil, ErrSealed
-	}
-	if r.wrapping == nil {
-		return nil, as(ErrMethod, nil, "This keyring has not been given a root key yet.")
+	r, err := k.given()
+	if err != nil {
+		return nil, err
 	}
 	return r.wrap()
 }

@@ -132,6 +132,7 @@ var bodies = map[string]func() Body{
 	"fail_rotation":      func() Body { return new(FailRotation) },
 	"finish_rotation":    func() Body { return new(FinishRotation) },
 	"turn_keys":          func() Body { return new(TurnKeys) },
+	"turn_cluster":       func() Body { return new(TurnCluster) },
 }
 
 // Types returns the names of all command types, sorted.

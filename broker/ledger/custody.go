@@ -14,7 +14,7 @@ import (
 // names a quorum, whatever decides who may get what changes only under it.
 
 // custody lists the kinds under dual control.
-var custody = []string{KindGroup, KindRole, KindTarget, KindZone, KindPolicy, KindAuthMethod, KindAccount, KindSink, KindPlugin}
+var custody = []string{KindGroup, KindRole, KindTarget, KindZone, KindPolicy, KindAuthMethod, KindAccount, KindSink, KindPlugin, KindCluster}
 
 // custodians are the quorum that the genesis record asks for; none: dual control is off.
 func (v *view) custodians() []cosign.Need {

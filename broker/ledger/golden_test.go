@@ -26,7 +26,7 @@ func samples() map[string]ledger.Body {
 		&ledger.Release{}, &ledger.IssueJoinToken{}, &ledger.AdmitNode{}, &ledger.Sweep{},
 		&ledger.RequestGrant{}, &ledger.ApproveGrant{}, &ledger.EndGrant{}, &ledger.ReviewGrant{}, &ledger.MakeChange{},
 		&ledger.RecordDelivery{}, &ledger.RecordDelivery{}, &ledger.WantRotation{}, &ledger.ScheduleRotation{}, &ledger.BeginRotation{}, &ledger.FailRotation{},
-		&ledger.FinishRotation{}, &ledger.TurnKeys{},
+		&ledger.FinishRotation{}, &ledger.TurnKeys{}, &ledger.TurnCluster{},
 	} {
 		fill(reflect.ValueOf(b).Elem(), "")
 		out[b.Type()] = b

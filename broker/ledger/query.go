@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -423,9 +424,24 @@ func (v *view) due(bucket string, ms int64, limit int) (ids []string, next int64
 // Rotation returns what is known of a subject's rotation.
 func (q Query) Rotation(subject string) (Rotation, bool) { return q.v.rotation(subject) }
 
-// Rotations calls fn for every rotation, by subject.
+// Rotations calls fn for every rotation, by subject; what of the cluster's has
+// never turned comes last.
 func (q Query) Rotations(fn func(Rotation) bool) {
-	scanFrom(q.v, bucketRotation, "", fn)
+	stopped := false
+	scanFrom(q.v, bucketRotation, "", func(r Rotation) bool { stopped = !fn(r); return !stopped })
+	for _, subject := range clusterSubjects {
+		if r, ok := unturned(subject); ok && !stopped && q.v.Get(bucketRotation, []byte(subject)) == nil {
+			stopped = !fn(r)
+		}
+	}
+}
+
+// BarrierKeys calls fn for every barrier key after a number that was given out, as
+// it travels, by number, until fn returns false.
+func (q Query) BarrierKeys(after uint64, fn func(sealed []byte) bool) {
+	q.v.Scan(bucketSecret, []byte(SubjectBarrier+"/"), []byte(BarrierSecret(after+1)), func(_, sealed []byte) bool {
+		return fn(slices.Clone(sealed))
+	})
 }
 
 // AccountNamed is the Account that holds a name on a target; empty: none does.

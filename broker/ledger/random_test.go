@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -165,12 +166,13 @@ var someAccounts = []ledger.ObjectChange{
 	object("Account", "db", `{"target":"db","usernames":["x","y"],"grace":"10s"}`),
 	object("Account", "one", `{"target":"db","usernames":["one"],"rotate_after_use":true}`),
 	object("Account", "two", `{"target":"db","usernames":["one"]}`),
+	object("Cluster", "barrier", `{"rotation":{"cron":"0 0 * * 0"}}`),
 	object("Role", "db/one", `{"account":"one","scope":[{"type":"account","identifier":"one","actions":["use"]}],"ttl":{"default":"1m","max":"10m"}}`),
 }
 
 // randomRotation draws a step of a rotation that often fits.
 func randomRotation(t *rapid.T, b *book, pick func(string, ...string) string, until int64) ledger.Body {
-	subject := pick("subject", "Account/db", "Account/db", "Account/one", "Account/one", "Account/two", "Target/db", "Role/db/rw")
+	subject := pick("subject", "Account/db", "Account/db", "Account/one", "Account/one", "Account/two", "Target/db", "Role/db/rw", "Cluster/barrier", "Cluster/certificates")
 	r, ok := b.q().Rotation(subject)
 	if !ok && rapid.IntRange(0, 3).Draw(t, "make") > 0 {
 		some := rapid.SampledFrom(someAccounts).Draw(t, "account")
@@ -183,6 +185,13 @@ func randomRotation(t *rapid.T, b *book, pick func(string, ...string) string, un
 	}
 	kind, name := ledger.SplitSubject(subject)
 	o, _ := b.q().Object(kind, name)
+	if strings.HasPrefix(subject, "Cluster/") && rapid.Bool().Draw(t, "turn") {
+		turn := &ledger.TurnCluster{Subject: subject, ID: fresh, Reason: ledger.RotateDemanded, Turn: r.Turns + 1, DueMS: until}
+		if subject == ledger.SubjectBarrier {
+			turn.Number = r.Number + rapid.Uint64Range(0, 3).Draw(t, "number")
+		}
+		return turn
+	}
 	switch rapid.IntRange(0, 7).Draw(t, "step") {
 	case 0:
 		return &ledger.WantRotation{Subject: subject, Reason: pick("want", ledger.RotateDemanded, ledger.RotateUsed, ledger.RotateWithdrawn, "bored"), Urgent: rapid.Bool().Draw(t, "urgent")}
@@ -201,8 +210,13 @@ func randomRotation(t *rapid.T, b *book, pick func(string, ...string) string, un
 
 // secretsOf are what travels beside a random command.
 func secretsOf(body ledger.Body) []ledger.Secret {
-	if x, ok := body.(*ledger.BeginRotation); ok {
+	switch x := body.(type) {
+	case *ledger.BeginRotation:
 		return []ledger.Secret{{Name: "Rotation/" + x.Subject + "/next", Salt: make([]byte, 16), Value: []byte("next " + x.ID)}}
+	case *ledger.TurnCluster:
+		if x.Number > 0 {
+			return []ledger.Secret{{Name: ledger.BarrierSecret(x.Number), Salt: make([]byte, 16), Value: []byte("key")}}
+		}
 	}
 	return nil
 }

@@ -35,8 +35,8 @@ const (
 // tried last when a target takes neither.
 const secretOwner = "Rotation"
 
-// Rotation is what the ledger holds of a secret that lives on: of an Account, or
-// of a Target's own admin account or signing keys.
+// Rotation is what the ledger holds of a secret that lives on: of an Account, of a
+// Target's own admin account or signing keys, or of the cluster's as a whole.
 type Rotation struct {
 	Subject string `json:"subject"` // "Account/billing", "Target/orders"
 	Target  string `json:"target"`
@@ -54,6 +54,8 @@ type Rotation struct {
 	Slot   int `json:"slot,omitempty"`
 	// Field is a Target's sealed field that is being replaced, or was last.
 	Field string `json:"field,omitempty"`
+	// Number is the newest barrier key's.
+	Number uint64 `json:"number,omitempty"`
 	// Version is the object's, as of which DueMS was reckoned.
 	Version uint64 `json:"version,omitempty"`
 	DueMS   int64  `json:"due_ms,omitempty"` // the next turn by the schedule; 0: none
@@ -83,8 +85,10 @@ func SplitSubject(subject string) (kind, name string) {
 
 func (v *view) rotation(subject string) (Rotation, bool) {
 	var r Rotation
-	ok := v.load(bucketRotation, []byte(subject), &r)
-	return r, ok
+	if v.load(bucketRotation, []byte(subject), &r) {
+		return r, true
+	}
+	return unturned(subject)
 }
 
 // saveRotation writes a rotation and its place among what the leader looks at.
@@ -147,6 +151,8 @@ func rotates(o Object) (target string, ok bool) {
 		if t, _, err := SplitTarget(o.Spec); err == nil {
 			return o.Name, t.Rotation != nil
 		}
+	case KindCluster:
+		return "", true
 	}
 	return "", false
 }
@@ -156,6 +162,15 @@ func (s *state) dropRotation(o Object) {
 	subject := RotationSubject(o.Kind, o.Name)
 	r, ok := s.rotation(subject)
 	if !ok {
+		return
+	}
+	if o.Kind == KindCluster { // it has only lost its schedule
+		at := int64(0)
+		if r.Wanted != "" {
+			at = r.AtMS
+		}
+		r.Version, r.DueMS = 0, 0
+		s.saveRotation(r, at)
 		return
 	}
 	s.del(bucketRotationDue, due(r.AtMS, subject))
@@ -219,7 +234,7 @@ func (*WantRotation) Type() string { return "want_rotation" }
 func (b *WantRotation) apply(s *state, c *context) Result {
 	kind, name := SplitSubject(b.Subject)
 	o, ok := s.object(kind, name)
-	if !ok || kind != KindAccount && kind != KindTarget {
+	if _, clusters := unturned(b.Subject); !clusters && (!ok || kind != KindAccount && kind != KindTarget) {
 		return refuse(CodeNotFound, "%s %s does not exist.", kind, name)
 	}
 	if !slices.Contains([]string{RotateDemanded, RotateUsed, RotateWithdrawn}, b.Reason) {
@@ -275,6 +290,10 @@ func (s *state) rotating(subject string) (Rotation, Object, Result) {
 	kind, name := SplitSubject(subject)
 	r, ok := s.rotation(subject)
 	o, ok2 := s.object(kind, name)
+	if _, clusters := unturned(subject); clusters { // with or without a schedule
+		o.Kind, o.Name = kind, name
+		return r, o, done("")
+	}
 	if !ok || !ok2 {
 		return r, o, refuse(CodeNotFound, "%s %s does not rotate.", kind, name)
 	}
@@ -339,7 +358,7 @@ func (b *BeginRotation) check(s *state, c *context, r Rotation, o Object) (slots
 		return 1, done("")
 	}
 	var a AccountSpec
-	if err := strict(o.Spec, &a); err != nil || b.Field != "" {
+	if err := strict(o.Spec, &a); err != nil || o.Kind != KindAccount || b.Field != "" {
 		return 0, refuse(CodeInvalid, "%s cannot be rotated so.", b.Subject)
 	}
 	return len(a.Usernames), done("")

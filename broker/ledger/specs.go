@@ -23,11 +23,12 @@ const (
 	KindAccount    = "Account"
 	KindSink       = "Sink"
 	KindPlugin     = "Plugin"
+	KindCluster    = "Cluster"
 )
 
 // Kinds lists every kind, in the order in which `apply` writes them: what is
 // named comes before what names it.
-var Kinds = []string{KindZone, KindPrincipal, KindGroup, KindAuthMethod, KindTarget, KindRole, KindPolicy, KindAccount, KindSink, KindPlugin}
+var Kinds = []string{KindZone, KindPrincipal, KindGroup, KindAuthMethod, KindTarget, KindRole, KindPolicy, KindAccount, KindSink, KindPlugin, KindCluster}
 
 // Object is one named, versioned document.
 type Object struct {
@@ -244,6 +245,8 @@ func checkSpec(kind, name string, spec json.RawMessage) error {
 			return err
 		}
 		return p.check(name)
+	case KindCluster:
+		return checkCluster(name, spec)
 	default:
 		return fmt.Errorf("objects of kind %q cannot be written yet", kind)
 	}

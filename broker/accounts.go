@@ -250,18 +250,11 @@ func (e *Engine) Rotate(ctx context.Context, c Caller, in wire.RotateRequest) (w
 	if err != nil {
 		return wire.Rotation{}, err
 	}
-	if kind != ledger.KindAccount && kind != ledger.KindTarget {
-		return wire.Rotation{}, fault.New(fault.Invalid, "does_not_rotate", "%s is not rotated. What rotates is an account or a target: mayfly rotate account NAME, mayfly rotate target NAME", kind)
-	}
 	var ask question
 	var before ledger.Rotation
 	subject := ledger.RotationSubject(kind, in.Name)
 	err = e.view(func(q ledger.Query) error {
-		o, ok := q.Object(kind, in.Name)
-		if !ok {
-			return fault.New(fault.NotFound, "not_found", "%s %s does not exist. List them with: mayfly get %s", kind, in.Name, strings.ToLower(kind))
-		}
-		if err := e.rotatable(q, o); err != nil {
+		if err := e.rotates(q, kind, in.Name, in.Now); err != nil {
 			return err
 		}
 		before, _ = q.Rotation(subject)

@@ -49,6 +49,8 @@ type Config struct {
 	// Plugins are the kinds out of process; nil for none. A built-in kind of the
 	// same name goes before.
 	Plugins Plugins
+	// Barrier makes barrier keys; nil where the node has none.
+	Barrier Barrier
 	// Issuer is the cluster's external URL: `iss` of tokens and the audience of
 	// key assertions.
 	Issuer string

@@ -404,6 +404,12 @@ func (e *Engine) checkObject(q ledger.Query, plan []change, x change) error {
 		return e.checkAccountObject(q, plan, x)
 	case ledger.KindRole:
 		return e.checkRoleObject(q, plan, x)
+	case ledger.KindCluster:
+		var spec ledger.ClusterSpec
+		if err := json.Unmarshal(x.Spec, &spec); err != nil || spec.Rotation == nil {
+			return err // Apply says what is wrong with it
+		}
+		return checkClusterObject(x.Name, spec.Rotation, e.now())
 	case ledger.KindPlugin:
 		if _, builtIn := e.kinds[x.Name]; builtIn {
 			return fault.New(fault.Invalid, "name_reserved", "The kind %s is built in; a plugin cannot take its place. Give the plugin's kind another name.", x.Name)

@@ -158,6 +158,8 @@ func (e *Engine) rotateStep(ctx context.Context, subject string) (more bool, err
 	case r.State == ledger.RotationIdle && (r.Wanted != "" || r.DueMS > 0 && r.DueMS <= now.UnixMilli()) && atOnce:
 		if _, keys := t.turnsKeys(); keys {
 			err = e.turnKeys(ctx, t, ledger.KeyPublished)
+		} else if t.object.Kind == ledger.KindCluster {
+			err = e.turnCluster(ctx, t)
 		} else {
 			err = e.begin(ctx, t)
 		}
@@ -179,6 +181,10 @@ func (e *Engine) turnOf(subject string) (t turn, err error) {
 			return fault.New(fault.NotFound, "not_found", "%s does not rotate.", subject)
 		}
 		kind, name := ledger.SplitSubject(subject)
+		if kind == ledger.KindCluster {
+			t.clusterTurn(q, name)
+			return nil
+		}
 		if t.object, ok = q.Object(kind, name); !ok {
 			return fault.New(fault.NotFound, "not_found", "%s does not exist.", subject)
 		}
@@ -310,9 +316,14 @@ func newSecret() secret.Text {
 
 // sealed is a secret that travels beside a command.
 func sealed(name string, value secret.Text) ledger.Secret {
+	return travels(name, []byte(value.Reveal()))
+}
+
+// travels is sealed for bytes.
+func travels(name string, value []byte) ledger.Secret {
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt) // never fails
-	return ledger.Secret{Name: name, Salt: salt, Value: []byte(value.Reveal())}
+	return ledger.Secret{Name: name, Salt: salt, Value: value}
 }
 
 // replace has the target take the next secret, proves that it did by logging in,

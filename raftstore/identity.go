@@ -72,6 +72,13 @@ func (id *identity) certificate() (*tls.Certificate, error) {
 	return cert, nil
 }
 
+// renew has the next connection made with a new key and certificate.
+func (id *identity) renew() {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	id.minted = time.Time{}
+}
+
 func mintNodeCert(ca Authority, nodeID string, now time.Time) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -53,6 +53,10 @@ type parts struct {
 	trans *raft.NetworkTransport
 }
 
+// RenewCertificate has this node know itself to others, from the next connection
+// on, by a new key and certificate. Without it they are renewed each hour.
+func (s *Store) RenewCertificate() { s.parts.port.id.renew() }
+
 // Open starts a node. Close it when done; watch [Store.Done] meanwhile.
 func Open(cfg Config, m Machine) (*Store, error) {
 	cfg, err := cfg.withDefaults()

@@ -1,5 +1,16 @@
 package node
 
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/mayfly-broker/mayfly/broker/ledger"
+)
+
 // What the tests look at and nobody else may.
 
 // PendingFile stands while an initialisation is unfinished.
@@ -33,3 +44,39 @@ func (n *Node) Diverged() bool {
 
 // KeyringFile is where the wrapped keyring is stored.
 func (n *Node) KeyringFile() string { return n.path(keyringFile) }
+
+// GiveOut gives out a barrier key as a leader can that was taken over.
+func (n *Node) GiveOut(ctx context.Context, turn, number uint64, key []byte) error {
+	r, err := n.current()
+	if err != nil {
+		return err
+	}
+	h := ledger.Header{AtMS: time.Now().UnixMilli(), Node: n.cfg.ID, Term: r.store.Term()}
+	cmd := ledger.TurnCluster{Subject: ledger.SubjectBarrier, ID: ledger.PrefixRotation + "00000000000000000000000000", Reason: ledger.RotateDemanded, Turn: turn, Number: number}
+	raw, err := ledger.Encode(h, &cmd, ledger.Secret{Name: ledger.BarrierSecret(number), Salt: make([]byte, 16), Value: key})
+	if err != nil {
+		return err
+	}
+	res, err := r.log.Propose(ctx, raw, false)
+	if err == nil && !res.OK() {
+		return errors.New(res.Detail)
+	}
+	return err
+}
+
+// Certificate is what the node shows to whoever joins.
+func (n *Node) Certificate(t *testing.T) []byte {
+	t.Helper()
+	ca, err := authority(n.published.Load().keyring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.Certificate)
+	conn, err := tls.Dial("tcp", n.cfg.ClusterAdvertise, &tls.Config{RootCAs: pool, ServerName: "node.mayfly.internal", NextProtos: []string{"mayfly-join/1"}, MinVersion: tls.VersionTLS13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	return conn.ConnectionState().PeerCertificates[0].Raw
+}

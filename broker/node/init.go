@@ -28,10 +28,10 @@ const ApproverGroup = "mayfly-approvers"
 // adminPolicy is what a new cluster begins with where the configuration names
 // nothing else. Administrators do not thereby get credentials.
 const adminPolicy = `@id("mayfly-admins")
-@description("Administrators configure and contain. They get no credentials by this.")
+@description("Administrators configure, contain, and have secrets replaced. They get no credentials by this.")
 permit (
   principal in Group::"mayfly-admins",
-  action in [Action::"administer", Action::"read", Action::"revoke", Action::"contain", Action::"release"],
+  action in [Action::"administer", Action::"read", Action::"revoke", Action::"contain", Action::"release", Action::"rotate"],
   resource
 );
 `

@@ -304,6 +304,7 @@ func (n *Node) Status() wire.Status {
 	if _, size, _, err := c.run.engine.Begun(); err == nil {
 		s.Size = size
 	}
+	s.Barrier = c.keyring.Newest()
 	return s
 }
 

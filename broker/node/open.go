@@ -143,7 +143,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	}
 	r.log = replicated{r.store}
 	r.engine, err = broker.New(broker.Config{
-		Log: r.log, Node: n.cfg.ID, Kinds: n.cfg.Kinds, Plugins: n.cfg.Plugins, Issuer: n.cfg.Issuer, URLs: n.cfg.URLs,
+		Log: r.log, Node: n.cfg.ID, Kinds: n.cfg.Kinds, Plugins: n.cfg.Plugins, Barrier: k, Issuer: n.cfg.Issuer, URLs: n.cfg.URLs,
 		HTTP: n.cfg.HTTP, Logger: n.log, Hint: n.cfg.Hint, Signer: sign,
 	})
 	if err != nil {
@@ -159,6 +159,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	r.wg.Go(func() { n.watchStore(runCtx, r) })
 	r.wg.Go(func() { n.followSinks(runCtx, r) })
 	r.wg.Go(func() { n.followKeyring(runCtx, r, k) })
+	r.wg.Go(func() { n.followTurns(runCtx, r, k) })
 	r.wg.Go(func() { n.followPlugins(runCtx, r) })
 	if err := n.finishJoin(runCtx, r); err != nil {
 		n.log.Warn("not a voter yet; trying again", "error", err)

@@ -141,6 +141,14 @@ func (k *Keyring) Keys() []KeyInfo {
 	return out
 }
 
+// Newest is the number of the key that seals; 0 when sealed.
+func (k *Keyring) Newest() uint32 {
+	if r := k.ring.Load(); r != nil {
+		return r.newest.number
+	}
+	return 0
+}
+
 // update replaces the ring by a changed copy with the next revision. change may
 // alter the copy's fields and maps, never what the old ring points to.
 func (k *Keyring) update(change func(*ring) error) error {

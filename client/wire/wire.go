@@ -498,7 +498,9 @@ type Status struct {
 	Leader    string `json:"leader,omitempty"`
 	Fresh     bool   `json:"fresh" doc:"May serve reads: it is in contact with a quorum"`
 	Size      uint64 `json:"ledger_size,omitempty"`
-	Version   string `json:"version"`
+	// Barrier is the number of the key that this node's disk is sealed by, if open.
+	Barrier uint32 `json:"barrier_key,omitempty"`
+	Version string `json:"version"`
 }
 
 // JoinTokenAnswer is a one-time token by which a node joins.

@@ -76,9 +76,9 @@ func checkClusterObject(name string, s *ledger.Schedule, now time.Time) error {
 	if err := checkCron(s); err != nil {
 		return err
 	}
-	pace := certificatePace
+	pace, word := certificatePace, "hour"
 	if name == ledger.ClusterBarrier {
-		pace = barrierPace
+		pace, word = barrierPace, "six days"
 	}
 	even := *s
 	even.Jitter = 0
@@ -89,8 +89,8 @@ func checkClusterObject(name string, s *ledger.Schedule, now time.Time) error {
 		}
 		var next time.Time
 		if next, err = nextDue(&even, "", last); err == nil && next.Sub(last) < pace {
-			return fmt.Errorf("rotation.cron %q comes at %s and again at %s; the %s of the cluster may turn every %s at most", s.Cron,
-				last.Format(time.DateTime), next.Format(time.DateTime), name, pace)
+			return fmt.Errorf("rotation.cron %q comes at %s and again at %s; once every %s is the most for the cluster's %s", s.Cron,
+				last.Format(time.DateTime), next.Format(time.DateTime), word, name)
 		}
 		last = next
 	}

@@ -173,7 +173,7 @@ func (s *shell) showStatus(list []nodeStatus) error {
 				continue
 			}
 			role, ink := n.Role, green
-			detail := "ledger " + strconv.FormatUint(n.Size, 10)
+			detail := "ledger " + strconv.FormatUint(n.Size, 10) + ", barrier key " + strconv.FormatUint(uint64(n.Barrier), 10)
 			switch {
 			case !n.Initialised:
 				role, ink, detail = "uninitialised", yellow, "mayfly operator init"

@@ -14,11 +14,12 @@ import (
 func rotateCommand(s *shell) *cli.Command {
 	return &cli.Command{
 		Name: "rotate", Category: forOperators, ArgsUsage: "KIND NAME",
-		Usage: "replace a secret that lives on: an account's, or a target's own",
+		Usage: "replace a secret that lives on: an account's, a target's own, the cluster's",
 		Description: `An account's secret is replaced by one that the broker makes, tells the target
 and proves by logging in. Where an account has two names that take turns, what
 was given out before goes on working for its grace. A target's own is that of
-the account the broker enters it by, or its signing keys.
+the account the broker enters it by, or its signing keys. The cluster's are the
+barrier key, which its disks are sealed by, and the nodes' certificates.
 
 A rotation that fails is tried again by itself. What stands when is shown by
 "mayfly get rotations" and "mayfly get account NAME".
@@ -26,6 +27,7 @@ A rotation that fails is tried again by itself. What stands when is shown by
 Examples:
   mayfly rotate account billing
   mayfly rotate target orders
+  mayfly rotate cluster barrier
   mayfly rotate account billing --now     also ends the grace of what leaked`,
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "now", Usage: "what was given out before stops working at once, its grace too"}},
 		Action: s.with(1, 2, func(c *cli.Context, cl *client.Client, args []string) error {

@@ -7,7 +7,7 @@ import (
 
 // kinds are the objects' kinds in the order in which they are written: what is
 // named comes before what names it.
-var kinds = []string{"Zone", "Principal", "Group", "AuthMethod", "Target", "Role", "Policy", "Account", "Sink", "Plugin"}
+var kinds = []string{"Zone", "Principal", "Group", "AuthMethod", "Target", "Role", "Policy", "Account", "Sink", "Plugin", "Cluster"}
 
 // kindOf accepts "role", "Role" and "roles" for Role.
 func kindOf(word string) (string, error) {

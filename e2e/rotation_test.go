@@ -85,7 +85,7 @@ func TestRotationSurvivesKills(t *testing.T) {
 	pg.Exec(t, "orders", "CREATE ROLE billing_a LOGIN PASSWORD 'old'; CREATE ROLE billing_b LOGIN PASSWORD 'old'; CREATE ROLE report LOGIN PASSWORD 'old'")
 	dev.Operator.ApplyPolicy(t, dir, "rotating", rotatingPolicy)
 	dev.Operator.Apply(t, rotatingObjects)
-	awaitTurn(t, dev, "account/billing", 1)
+	awaitTurn(t, dev.Operator, "account/billing", 1)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -101,7 +101,7 @@ func TestRotationSurvivesKills(t *testing.T) {
 		dev.Kill(t)
 		dev.Start(t)
 		for _, what := range []string{"account/billing", "account/report", "target/orders"} {
-			awaitTurn(t, dev, what, 0)
+			awaitTurn(t, dev.Operator, what, 0)
 		}
 		var a wire.AccessAnswer
 		dev.Operator.JSON(t, &a, "request", "orders/report", "--purpose", "still there")
@@ -135,13 +135,71 @@ func TestRotationSurvivesKills(t *testing.T) {
 	dev.Operator.Must(t, "audit", "verify")
 }
 
+// TestHazard22BarrierKeySurvivesKills: the key that disks are sealed by turns while
+// the leader is killed with -9. Every node opens its disk again, and comes to seal
+// by the newest key.
+func TestHazard22BarrierKeySurvivesKills(t *testing.T) {
+	c := harness.StartCluster(t, harness.ClusterConfig{})
+	for range *leaderKills {
+		leader, _ := c.Leader(t)
+		go func() { _ = c.Admin.Run(t, "rotate", "cluster", "barrier", "--retry", "1s") }() // the answer may die with the node
+		randomInstant(300 * time.Millisecond)
+		leader.Kill(t)
+		c.Leader(t) // the two that are left go on alone
+		leader.Start(t)
+		awaitTurn(t, c.Admin, "cluster/barrier", 0)
+	}
+	before := turnsOf(t, c.Admin, "cluster/barrier")
+	c.Admin.Must(t, "rotate", "cluster", "barrier")
+	awaitTurn(t, c.Admin, "cluster/barrier", before+1)
+	sealBy := func(key uint32) {
+		t.Helper()
+		for _, n := range c.Nodes {
+			harness.Within(t, 30*time.Second, n.ID+" seals by the newest key", func() error {
+				if s, err := c.Status(t, n); err != nil || s.Barrier < key {
+					return fmt.Errorf("%+v, %w", s, err)
+				}
+				return nil
+			})
+		}
+	}
+	leader, _ := c.Leader(t)
+	newest, err := c.Status(t, leader)
+	if err != nil || newest.Barrier < 2 {
+		t.Fatalf("%+v, %v", newest, err)
+	}
+	sealBy(newest.Barrier)
+	for _, n := range c.Nodes {
+		n.Kill(t)
+	}
+	for _, n := range c.Nodes {
+		n.Start(t)
+	}
+	sealBy(newest.Barrier)
+	c.Admin.Must(t, "audit", "verify")
+}
+
+// turnsOf is how often something has turned.
+func turnsOf(t *testing.T, operator harness.CLI, what string) uint64 {
+	t.Helper()
+	var list []wire.Rotation
+	operator.JSON(t, &list, "get", "rotations")
+	for _, r := range list {
+		if what == strings.ToLower(r.Kind)+"/"+r.Name {
+			return r.Turns
+		}
+	}
+	t.Fatalf("%s is not among %+v", what, list)
+	return 0
+}
+
 // awaitTurn waits until a secret has been replaced n times and nothing of it is on
 // its way.
-func awaitTurn(t *testing.T, dev *harness.Dev, what string, n uint64) {
+func awaitTurn(t *testing.T, operator harness.CLI, what string, n uint64) {
 	t.Helper()
 	harness.Within(t, 90*time.Second, what+" rests", func() error {
 		var list []wire.Rotation
-		dev.Operator.JSON(t, &list, "get", "rotations")
+		operator.JSON(t, &list, "get", "rotations")
 		for _, r := range list {
 			if what != strings.ToLower(r.Kind)+"/"+r.Name {
 				continue

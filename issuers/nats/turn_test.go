@@ -1,0 +1,654 @@
+package nats_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/issuertest"
+	"github.com/mayfly-broker/mayfly/issuers/nats"
+	"github.com/mayfly-broker/mayfly/issuers/nats/natstest"
+	"github.com/mayfly-broker/mayfly/secret"
+)
+
+// listed makes a signing key that the account lists.
+func (f *fixture) listed() (seed, public string) {
+	f.t.Helper()
+	kp, err := nkeys.CreateAccount()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	raw, err := kp.Seed()
+	if err == nil {
+		public, err = kp.PublicKey()
+	}
+	claims := f.claims()
+	claims.SigningKeys.Add(public)
+	if err = errors.Join(err, f.server.Push(f.t.Context(), claims)); err != nil {
+		f.t.Fatal(err)
+	}
+	return string(raw), public
+}
+
+// turning has the suite rotate the signing key, from the shapes that a target's
+// secrets can have.
+func (f *fixture) turning(h *issuertest.Harness) {
+	f.t.Helper()
+	h.Kind = turningKind{f: f}
+	secrets := maps.Clone(f.secrets) // as after a rotation, of which signing_key is no part
+	delete(secrets, nats.SecretSigning)
+	secrets[nats.SecretMadeSigning] = secret.New(`{"keys":["` + f.secrets[nats.SecretSigning].Reveal() + `"]}`)
+	h.Target.Secrets = secrets
+	given := maps.Clone(f.secrets)
+	seed, _ := f.listed()
+	given[nats.SecretSigning] = secret.New(seed)
+	h.Keys = &issuertest.Keys{
+		Old:         []map[string]secret.Text{given},
+		CrossSigned: true, // servers are told; nobody knows the old key alone
+		Verify:      func(ctx context.Context, _ map[string][]byte, c issuers.Credential) error { return f.use(ctx, c) },
+	}
+}
+
+// turningKind is what an operator has besides the kind: the other keys, and nsc.
+type turningKind struct {
+	nats.Kind
+	f *fixture
+}
+
+func (k turningKind) MakeSecrets(spec json.RawMessage) (map[string]secret.Text, error) {
+	made, err := k.Kind.MakeSecrets(spec)
+	if err != nil {
+		return nil, err
+	}
+	seed, _ := k.f.listed()
+	made[nats.SecretMadeSigning] = secret.New(seed)
+	made[nats.SecretOperator], made[nats.SecretSystem] = k.f.secrets[nats.SecretOperator], k.f.secrets[nats.SecretSystem]
+	return made, nil
+}
+
+func (k turningKind) Open(t issuers.Target) (issuers.Issuer, error) {
+	i, err := k.Kind.Open(t)
+	if err != nil {
+		return nil, err
+	}
+	return thief{i.(*nats.Issuer), k.f, t}, nil
+}
+
+// thief signs also what an issuer would not: where the account no longer lists its
+// key, it asks no server.
+type thief struct {
+	*nats.Issuer
+	f *fixture
+	t issuers.Target
+}
+
+func (x thief) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential, error) {
+	c, err := x.Issuer.Mint(ctx, l)
+	if err == nil || !strings.Contains(err.Error(), "does not list") {
+		return c, err
+	}
+	var spec map[string]any
+	if err := json.Unmarshal(x.t.Spec, &spec); err != nil {
+		return c, err
+	}
+	delete(spec, "revocation")
+	t := x.t
+	if t.Spec, err = json.Marshal(spec); err != nil {
+		return c, err
+	}
+	blind, err := nats.Kind{}.Open(t)
+	if err != nil {
+		return c, err
+	}
+	return blind.Mint(ctx, l)
+}
+
+// book is what the ledger holds of a target's secrets.
+type book struct {
+	*fixture
+	mu      sync.Mutex
+	term    uint64
+	current *nats.Issuer
+}
+
+func newBook(f *fixture) *book {
+	b := &book{fixture: f, term: 1}
+	b.current = f.open(b.term)
+	return b
+}
+
+// leader is the target, opened by the secrets as they are.
+func (b *book) leader() *nats.Issuer {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.current
+}
+
+// turn takes one step, and the next leader opens the target by what came of it.
+func (b *book) turn(step issuers.KeyTurn) {
+	b.t.Helper()
+	changed, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, step)
+	if err != nil {
+		b.t.Fatalf("step %d: %v", step, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.secrets = maps.Clone(b.secrets)
+	maps.Copy(b.secrets, changed)
+	b.term++
+	b.current = b.open(b.term)
+}
+
+// key is the public key that signs users now.
+func (b *book) key() string {
+	b.t.Helper()
+	docs, err := b.leader().Publish(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	key, _, _ := strings.Cut(string(docs["account-signing-key"]), "\n")
+	return key
+}
+
+// mustLogIn mints and logs in, and again by what was minted before.
+func (b *book) mustLogIn(when string, before ...issuers.Credential) issuers.Credential {
+	b.t.Helper()
+	c, err := b.leader().Mint(b.t.Context(), lease(allow([]string{"publish"}, "orders.*")))
+	if err != nil {
+		b.t.Fatalf("%s: Mint: %v", when, err)
+	}
+	for i, c := range append(before, c) {
+		if err := b.use(b.t.Context(), c); err != nil {
+			b.t.Fatalf("%s, credential %d is refused: %v", when, i, err)
+		}
+	}
+	return c
+}
+
+func (f *fixture) mustNotLogIn(c issuers.Credential, when string) {
+	f.t.Helper()
+	if nc, err := f.dial(c); err == nil {
+		nc.Close()
+		f.t.Errorf("%s, what the old key signed logs in", when)
+	}
+}
+
+// fragile is a way to a server on which the leader dies at its n-th message.
+type fragile struct {
+	net.Listener
+	mu   sync.Mutex
+	left int
+	died bool
+	all  []net.Conn
+}
+
+func newFragile(t *testing.T, to string, n int) *fragile {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &fragile{Listener: l, left: n}
+	t.Cleanup(p.die)
+	go func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = from.Close()
+				continue
+			}
+			p.mu.Lock()
+			p.all = append(p.all, from, server)
+			p.mu.Unlock()
+			go p.up(from, server)
+			go p.down(server, from)
+		}
+	}()
+	return p
+}
+
+// up passes what the leader says, message by message.
+func (p *fragile) up(from, to net.Conn) {
+	r := bufio.NewReaderSize(from, 1<<20)
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			_ = to.Close()
+			return
+		}
+		if strings.HasPrefix(string(line), "PUB ") || strings.HasPrefix(string(line), "CONNECT ") {
+			p.mu.Lock()
+			p.left--
+			over := p.left < 0
+			p.mu.Unlock()
+			if over {
+				p.die()
+				return
+			}
+		}
+		if _, err := to.Write(line); err != nil {
+			return
+		}
+	}
+}
+
+func (p *fragile) down(from, to net.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
+			_ = to.Close()
+			return
+		}
+	}
+}
+
+func (p *fragile) die() {
+	_ = p.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.died = true
+	for _, c := range p.all {
+		_ = c.Close()
+	}
+}
+
+// killedAt has a leader take a step and die at its n-th message; false where the
+// step has fewer.
+func (b *book) killedAt(t *testing.T, step issuers.KeyTurn, n int) bool {
+	t.Helper()
+	p := newFragile(t, b.server.Address(), n)
+	defer p.die()
+	_, err := nats.Kind{}.TurnKeys(b.elsewhere(p.Addr().String()), b.secrets, step)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if (err != nil) != p.died {
+		t.Fatalf("step %d, killed at message %d: died %v, and %v", step, n, p.died, err)
+	}
+	return p.died // else what came of it was never written down
+}
+
+// A leader may die at any instant of a turn: whoever comes next mints by what the
+// ledger holds, what was given out goes on, and the same step leads on.
+func TestRotationSurvivesAKillAtEveryStep(t *testing.T) {
+	f := newFixture(t, natstest.Start(t))
+	b := newBook(f)
+	dies := map[issuers.KeyTurn]bool{issuers.KeyUse: true, issuers.KeyRetire: true}
+	n := 0
+	for ; dies[issuers.KeyUse] || dies[issuers.KeyRetire]; n++ {
+		if n > 60 {
+			t.Fatal("a step has no end")
+		}
+		old := b.key()
+		c0 := b.mustLogIn("before")
+		b.turn(issuers.KeyPublish)
+		c1 := b.mustLogIn("published", c0)
+		dies[issuers.KeyUse] = b.killedAt(t, issuers.KeyUse, n)
+		c2 := b.mustLogIn("killed in its use", c0, c1)
+		b.turn(issuers.KeyUse)
+		c3 := b.mustLogIn("used", c0, c1, c2)
+		if b.key() == old {
+			t.Fatal("the old key still signs")
+		}
+		dies[issuers.KeyRetire] = b.killedAt(t, issuers.KeyRetire, n)
+		c4 := b.mustLogIn("killed in its retirement", c3)
+		b.turn(issuers.KeyRetire)
+		b.mustLogIn("retired", c3, c4)
+		for _, c := range []issuers.Credential{c0, c1, c2} {
+			f.mustNotLogIn(c, "after its retirement")
+		}
+		claims := f.claims()
+		if claims.SigningKeys.Contains(old) || !claims.SigningKeys.Contains(b.key()) || len(claims.SigningKeys) != 2 {
+			t.Fatalf("killed at %d, the account lists %v", n, claims.SigningKeys.Keys())
+		}
+	}
+	if n < 8 {
+		t.Errorf("only %d messages in a step", n)
+	}
+}
+
+// A client that asks for what it needs, and uses it for as long as it was given it,
+// sees no refused login and no dropped connection through whole turns.
+func TestRotationRefusesNobody(t *testing.T) {
+	f := newFixture(t, natstest.Start(t))
+	b := newBook(f)
+	const life = 4 * time.Second
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	logins := make([]int, 3)
+	for i := range logins {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				l := lease(allow([]string{"publish"}, "orders.*"))
+				l.NotAfter = time.Now().Add(life)
+				c, err := b.leader().Mint(t.Context(), l)
+				if err != nil {
+					t.Errorf("Mint: %v", err)
+					return
+				}
+				// a second for the JWT's whole seconds, one for its last, and one for a slow machine
+				if !f.logsInUntil(c, l.NotAfter.Add(-2500*time.Millisecond), &logins[i]) {
+					return
+				}
+			}
+		})
+	}
+	for range 3 {
+		old := b.key()
+		for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse, issuers.KeyRetire} {
+			if step == issuers.KeyRetire { // what the old one signed has ended
+				over := time.Now().Add(life)
+				eventually(t, "the old key's users end", func() bool { return time.Now().After(over) })
+			}
+			b.turn(step)
+		}
+		if f.claims().SigningKeys.Contains(old) {
+			t.Error("the old key is not retired")
+		}
+	}
+	cancel()
+	wg.Wait()
+	for i, n := range logins {
+		if n < 20 {
+			t.Errorf("client %d logged in %d times", i, n)
+		}
+	}
+}
+
+// logsInUntil holds one connection and makes others, until then.
+func (f *fixture) logsInUntil(c issuers.Credential, end time.Time, logins *int) bool {
+	held, err := f.dial(c)
+	if err != nil {
+		f.t.Errorf("login: %v", err)
+		return false
+	}
+	defer held.Close()
+	for time.Now().Before(end) {
+		if err := f.use(context.Background(), c); err != nil {
+			f.t.Errorf("a login %s before its end: %v", time.Until(end), err)
+			return false
+		}
+		*logins++
+		if err := held.FlushTimeout(10 * time.Second); err != nil {
+			f.t.Errorf("a connection was dropped %s before its end: %v", time.Until(end), err)
+			return false
+		}
+	}
+	return true
+}
+
+// Brokers revoke while others turn the key of the same account: nothing that any of
+// them put there is lost, nor what somebody else did before.
+func TestHazard8NoChangeIsLostBesideARotation(t *testing.T) {
+	f := newFixture(t, natstest.Start(t))
+	claims := f.claims()
+	claims.Description, claims.Tags = "of somebody else", jwt.TagList{"theirs"}
+	if err := f.server.Push(t.Context(), claims); err != nil {
+		t.Fatal(err)
+	}
+	b := newBook(f)
+	other := newFixture(t, f.server) // a target of its own in the same account
+	seed, _ := other.listed()
+	other.secrets[nats.SecretSigning] = secret.New(seed)
+	second := newBook(other)
+	var mu sync.Mutex
+	var ended []issuers.Credential
+	done := make(chan struct{})
+	var brokers, turns sync.WaitGroup
+	for i := range 2 {
+		is := newFixture(t, f.server).open(uint64(i + 5))
+		brokers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				l := lease(allow([]string{"publish"}, "orders.*"))
+				c, err := is.Mint(t.Context(), l)
+				if err != nil { // its key is the one that is turned
+					return
+				}
+				if err := is.Withdraw(t.Context(), []issuers.Lease{l})[0].Err; err != nil {
+					t.Errorf("Withdraw: %v", err)
+					return
+				}
+				mu.Lock()
+				ended = append(ended, c)
+				mu.Unlock()
+			}
+		})
+	}
+	for _, x := range []*book{b, second} {
+		turns.Go(func() {
+			for range 2 {
+				for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse, issuers.KeyRetire} {
+					x.turn(step)
+				}
+			}
+		})
+	}
+	turns.Wait()
+	close(done)
+	brokers.Wait()
+	after := f.claims()
+	for _, c := range ended {
+		u, err := jwt.DecodeUserClaims(c.Secret["jwt"].Reveal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !after.IsClaimRevoked(u) {
+			t.Errorf("the revocation of %s was lost", u.Name)
+		}
+	}
+	b.mustLogIn("after its turns")
+	second.mustLogIn("after its turns")
+	if len(ended) == 0 || after.Description != claims.Description || len(after.Tags) != 1 || len(after.SigningKeys) != 3 {
+		t.Errorf("%d revocations beside it; the account: %s", len(ended), after)
+	}
+}
+
+// A push of a copy from before the rotation would shut out everybody that the new
+// key has signed: it is put back. Who takes all keys out meant it.
+func TestKeyThatAPushLostIsRestored(t *testing.T) {
+	f := newFixture(t, natstest.Start(t))
+	b := newBook(f)
+	before := f.claims()
+	for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse, issuers.KeyRetire} {
+		b.turn(step)
+		if step == issuers.KeyPublish {
+			continue
+		}
+		for name, heal := range map[string]func() error{
+			"a sweep": func() error { return b.leader().Sweep(t.Context()) },
+			"a mint": func() error {
+				_, err := b.leader().Mint(t.Context(), lease(allow([]string{"publish"}, "a")))
+				return err
+			},
+		} {
+			c := b.mustLogIn("before the push")
+			if err := f.server.Push(t.Context(), before); err != nil {
+				t.Fatal(err)
+			}
+			f.mustNotLogIn(c, "after the push")
+			if err := heal(); err != nil {
+				t.Fatal(err)
+			}
+			b.mustLogIn("after "+name, c)
+		}
+	}
+	if key := b.key(); before.SigningKeys.Contains(key) || len(f.claims().SigningKeys) != 2 {
+		t.Errorf("the account lists %v", f.claims().SigningKeys.Keys())
+	}
+	none := f.claims()
+	none.SigningKeys = nil
+	if err := f.server.Push(t.Context(), none); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.leader().Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.leader().Mint(t.Context(), lease(allow([]string{"publish"}, "a")))
+	wantKind(t, err, issuers.Refused)
+	if len(f.claims().SigningKeys) != 0 {
+		t.Error("a key that somebody took out is put back")
+	}
+}
+
+// What stands in the target's document is not asked for once the key was rotated.
+func TestRotatedKeyIsNeverPutBack(t *testing.T) {
+	f := newFixture(t, natstest.Start(t))
+	b := newBook(f)
+	for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse, issuers.KeyRetire} {
+		b.turn(step)
+	}
+	key := b.key()
+	b.secrets[nats.SecretSigning] = secret.New(f.server.SigningSeed)
+	b.current = b.open(9)
+	if b.key() != key {
+		t.Error("the first key, which people know, signs again")
+	}
+	b.mustLogIn("with the first key in the document")
+}
+
+// A turn that cannot be made changes nothing and says what is missing.
+func TestRotationSaysWhatIsMissing(t *testing.T) {
+	stranger, err := nkeys.CreateOperator()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := stranger.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	turns := func(f *fixture, steps ...issuers.KeyTurn) error {
+		for _, step := range steps {
+			changed, err := nats.Kind{}.TurnKeys(f.raw(), f.secrets, step)
+			if err != nil {
+				return err
+			}
+			maps.Copy(f.secrets, changed)
+		}
+		return nil
+	}
+	before := newFixture(t, shared).claims()
+	for name, c := range map[string]struct {
+		change func(f *fixture)
+		says   []string
+		warns  bool // the check knows it, too
+	}{
+		"no means":               {func(f *fixture) { f.offline() }, []string{"revocation: {system_account", "operator_key", "system_key"}, true},
+		"the account's identity": {func(f *fixture) { f.secrets[nats.SecretSigning] = secret.New(shared.AccountSeed) }, []string{"identity", "nsc edit account"}, true},
+		"no account": {func(f *fixture) {
+			delete(f.spec, "account")
+			f.secrets[nats.SecretSigning] = secret.New(shared.AccountSeed)
+		}, []string{"account:", "nsc describe account"}, true},
+		"another operator's key": {func(f *fixture) { f.secrets[nats.SecretOperator] = secret.New(string(seed)) }, []string{"operator_key", "nothing was pushed"}, false},
+		"nobody there":           {func(f *fixture) { f.spec["address"] = "127.0.0.1:1" }, []string{"127.0.0.1:1"}, false},
+	} {
+		f := newFixture(t, shared)
+		c.change(f)
+		err := turns(f, issuers.KeyPublish, issuers.KeyUse)
+		for _, s := range c.says {
+			if err == nil || !strings.Contains(err.Error(), s) {
+				t.Errorf("%s: %v; want %q", name, err, s)
+			}
+		}
+		if !c.warns {
+			continue
+		}
+		if x := f.finding("rotation"); x.OK || !x.Warning || !strings.Contains(err.Error(), x.Detail) {
+			t.Errorf("%s: the check says %+v", name, x)
+		}
+	}
+	f := newFixture(t, shared)
+	if x := f.finding("rotation"); !x.OK {
+		t.Errorf("%+v", x)
+	}
+	if after := f.claims(); after.ID != before.ID {
+		t.Error("the account's JWT was pushed")
+	}
+}
+
+// A turn waits for every server: one that lacks the new key would refuse users that
+// it signed.
+func TestRotationWaitsForEveryServer(t *testing.T) {
+	servers := natstest.StartCluster(t, 3)
+	b := newBook(newFixture(t, servers[0]))
+	c := b.mustLogIn("before")
+	b.turn(issuers.KeyPublish)
+	b.turn(issuers.KeyUse)
+	fresh := b.mustLogIn("used", c)
+	for i, s := range servers {
+		other := newFixture(t, s)
+		for _, c := range []issuers.Credential{c, fresh} {
+			if err := other.use(t.Context(), c); err != nil {
+				t.Errorf("server %d: %v", i, err)
+			}
+		}
+	}
+	b.turn(issuers.KeyRetire)
+	for _, s := range servers {
+		other := newFixture(t, s)
+		other.mustNotLogIn(c, "after its retirement")
+		if err := other.use(t.Context(), fresh); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// --now: what leaked is worth nothing at once, its live connections included.
+func TestRotationEndsWhatTheOldKeySigned(t *testing.T) {
+	f := newFixture(t, natstest.Start(t))
+	b := newBook(f)
+	c := b.mustLogIn("before")
+	nc := f.as(c)
+	kp, err := nkeys.FromSeed([]byte(f.server.SigningSeed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse, issuers.KeyRetire} {
+		b.turn(step)
+	}
+	eventually(t, "the connection of a user of the old key ends", nc.IsClosed)
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := user.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	uc := jwt.NewUserClaims(public)
+	uc.IssuerAccount = f.server.Account
+	token, err := uc.Encode(kp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if nc, err := f.server.Dial(natsgo.UserJWTAndSeed(token, string(own))); err == nil {
+		nc.Close()
+		t.Error("whoever has the old key makes users")
+	}
+	b.mustLogIn(fmt.Sprint("after ", issuers.KeyRetire))
+}

@@ -272,16 +272,32 @@ func (is *Issuer) turnsThisKey() error {
 	return nil
 }
 
-// tryLogin logs in as a user that signer has signed, and may do nothing.
+// tryLogin logs in as a user that signer has signed, and may do nothing: on every
+// address, since a server that has not loaded the account says nothing of its keys.
+// One address must let it in, and none turn it down; one that does not answer lets
+// nobody else in either.
 func (is *Issuer) tryLogin(ctx context.Context, signer nkeys.KeyPair) error {
 	l, err := is.nobody(signer)
 	if err != nil {
 		return refused("a user to try the key with cannot be made")
 	}
-	c, err := is.dialer.dial(ctx, l)
-	if err != nil {
-		return beforeError("the account lists the new signing key, and a user that it signed cannot log in", err)
+	in := false
+	var all []error
+	for _, addr := range is.dialer.addresses {
+		c, err := is.dialer.dialOne(ctx, addr, l)
+		if err == nil {
+			c.close()
+			in = true
+			continue
+		}
+		err = beforeError("the account lists the new signing key, and on "+addr+" a user that it signed cannot log in", err)
+		if issuers.KindOf(err) == issuers.Refused {
+			return err
+		}
+		all = append(all, err)
 	}
-	c.close()
+	if !in {
+		return errors.Join(all...)
+	}
 	return nil
 }

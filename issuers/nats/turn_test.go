@@ -494,6 +494,15 @@ func TestKeyThatAPushLostIsRestored(t *testing.T) {
 			b.mustLogIn("after "+name, c)
 		}
 	}
+	// and in the midst of a turn, by the step that comes next
+	before = f.claims()
+	b.turn(issuers.KeyPublish)
+	b.turn(issuers.KeyUse)
+	if err := f.server.Push(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	b.turn(issuers.KeyRetire)
+	b.mustLogIn("after its retirement")
 	if key := b.key(); before.SigningKeys.Contains(key) || len(f.claims().SigningKeys) != 2 {
 		t.Errorf("the account lists %v", f.claims().SigningKeys.Keys())
 	}
@@ -612,6 +621,49 @@ func TestRotationWaitsForEveryServer(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// One server that has not taken the new key is enough for the old one to go on.
+func TestRotationRestsOnEveryServersMemory(t *testing.T) {
+	servers := natstest.StartCluster(t, 3, natstest.LastIsDeaf())
+	b := newBook(newFixture(t, servers[0]))
+	other := newFixture(t, servers[2])
+	b.turn(issuers.KeyPublish)
+	// It has not loaded the account yet, and cannot say what it knows of it.
+	b.spec["addresses"] = []string{servers[2].Address()}
+	_, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+	wantKind(t, err, issuers.Refused)
+	delete(b.spec, "addresses")
+	c := b.mustLogIn("told in vain")
+	if err := other.use(t.Context(), c); err != nil {
+		t.Errorf("the server that was not told: %v", err)
+	}
+	_, err = nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+	wantKind(t, err, issuers.Unknown)
+	if err := other.use(t.Context(), b.mustLogIn("told in vain once more")); err != nil {
+		t.Errorf("the server that was not told: %v", err)
+	}
+}
+
+// A new key counts once a user that it signed was let in, whatever servers say of it.
+func TestRotationRestsOnALogin(t *testing.T) {
+	f := newFixture(t, natstest.Start(t))
+	b := newBook(f)
+	claims := f.claims()
+	claims.Limits.Conn = 1
+	if err := f.server.Push(t.Context(), claims); err != nil {
+		t.Fatal(err)
+	}
+	only := f.as(b.mustLogIn("before"))
+	b.turn(issuers.KeyPublish)
+	if _, err := (nats.Kind{}).TurnKeys(b.raw(), b.secrets, issuers.KeyUse); err == nil || !strings.Contains(err.Error(), "cannot log in") {
+		t.Fatalf("the key is used unproven: %v", err)
+	}
+	only.Close()
+	eventually(t, "there is room for a login", func() bool {
+		_, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+		return err == nil
+	})
 }
 
 // --now: what leaked is worth nothing at once, its live connections included.

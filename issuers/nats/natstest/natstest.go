@@ -51,6 +51,7 @@ type options struct {
 	lines  []string
 	tls    bool
 	memory bool
+	deaf   bool // the last server
 }
 
 // Config puts lines into the server's configuration.
@@ -62,6 +63,10 @@ func TLS() Option { return func(o *options) { o.tls = true } }
 
 // Memory has the server know its accounts from its configuration alone.
 func Memory() Option { return func(o *options) { o.memory = true } }
+
+// LastIsDeaf has the last server of a cluster know its accounts from its
+// configuration alone: it takes no push.
+func LastIsDeaf() Option { return func(o *options) { o.deaf = true } }
 
 // Start runs a server for one test and ends it with the test. A package that
 // needs one server for all its tests uses [Run] in TestMain.
@@ -118,6 +123,7 @@ func RunCluster(ctx context.Context, n int, opts ...Option) ([]*Server, error) {
 	var out []*Server
 	for i := range n {
 		s := &Server{Trust: trust, Host: "127.0.0.1", routes: ports[i]}
+		o.memory = o.memory || o.deaf && i == n-1
 		if err = s.prepare(o, ports); err == nil {
 			err = s.StartAgain(ctx)
 		}

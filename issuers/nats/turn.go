@@ -237,10 +237,6 @@ func (k Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, step
 
 // tell has the servers take a step, and proves by a login that they did.
 func (is *Issuer) tell(next ring, step issuers.KeyTurn) error {
-	public, err := is.keys.ring.public()
-	if err != nil {
-		return err
-	}
 	if step == issuers.KeyPublish {
 		return is.turnsThisKey()
 	}
@@ -256,7 +252,7 @@ func (is *Issuer) tell(next ring, step issuers.KeyTurn) error {
 	defer cancel()
 	var old []string
 	if step == issuers.KeyRetire {
-		old = public[1:]
+		old = next.Retired // earlier ones too: a leader that was deposed may have put one back
 	}
 	if err := is.revoker.list(ctx, []string{key}, old); err != nil {
 		return err

@@ -255,7 +255,8 @@ func TestKeyThatAPushLostIsRestored(t *testing.T) {
 	}
 }
 
-// What stands in the target's document is not asked for once the key was rotated.
+// What stands in the target's document is not asked for once the key was rotated,
+// and no turn leaves an earlier key in the account.
 func TestRotatedKeyIsNeverPutBack(t *testing.T) {
 	f := newFixture(t, natstest.Start(t))
 	b := newBook(f)
@@ -269,6 +270,25 @@ func TestRotatedKeyIsNeverPutBack(t *testing.T) {
 		t.Error("the first key, which people know, signs again")
 	}
 	b.mustLogIn("with the first key in the document")
+	claims := f.claims()
+	kp, err := nkeys.FromSeed([]byte(f.server.SigningSeed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := kp.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims.SigningKeys.Add(public) // as a leader that was deposed, and late, may do
+	if err := f.server.Push(t.Context(), claims); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse, issuers.KeyRetire} {
+		b.turn(step)
+	}
+	if keys := f.claims().SigningKeys; keys.Contains(public) || len(keys) != 2 {
+		t.Errorf("after the next turn the account lists %v", keys.Keys())
+	}
 }
 
 // A turn that cannot be made changes nothing and says what is missing.

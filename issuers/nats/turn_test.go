@@ -2,10 +2,12 @@ package nats_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -194,6 +196,21 @@ func TestHazard8NoChangeIsLostBesideARotation(t *testing.T) {
 	}
 	b.mustLogIn("after its turns")
 	second.mustLogIn("after its turns")
+	role := func(c *jwt.AccountClaims) (text string) {
+		for _, s := range c.SigningKeys {
+			if s != nil {
+				raw, err := json.Marshal(s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text += string(raw)
+			}
+		}
+		return text
+	}
+	if role(claims) == "" || role(after) != role(claims) {
+		t.Errorf("the key with a role was %s and is %s", role(claims), role(after))
+	}
 	if len(ended) == 0 || after.Description != claims.Description || len(after.Tags) != 1 || len(after.SigningKeys) != 3 {
 		t.Errorf("%d revocations beside it; the account: %s", len(ended), after)
 	}
@@ -375,6 +392,28 @@ func TestRotationWaitsForEveryServer(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A server that hangs holds a turn up for a bounded time, and what was given out goes
+// on when it does.
+func TestRotationOnAServerThatHangs(t *testing.T) {
+	s := natstest.Start(t)
+	b := newBook(newFixture(t, s))
+	c := b.mustLogIn("before")
+	b.turn(issuers.KeyPublish)
+	freeze(t, s)
+	start := time.Now()
+	_, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+	wantKind(t, err, issuers.Unreachable)
+	if took := time.Since(start); took > 40*time.Second {
+		t.Errorf("that took %s", took)
+	}
+	if err := s.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	b.mustLogIn("once the server goes on", c)
+	b.turn(issuers.KeyUse)
+	b.mustLogIn("used", c)
 }
 
 // One server that has not taken the new key is enough for the old one to go on.

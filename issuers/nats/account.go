@@ -55,6 +55,14 @@ type account struct {
 	issued      int64
 	revocations map[string]int64
 	signers     map[string]signer // signing keys that may sign users, by public key
+	signing     []json.RawMessage // nats["signing_keys"]: a key each, or an object about one
+}
+
+// change is what is to be made of an account's JWT. What it does not name stays.
+type change struct {
+	revoke map[string]int64 // moments, by user key
+	list   []string         // signing keys, as ones without a role
+	unlist []string         // signing keys
 }
 
 // signer is one of an account's signing keys.
@@ -92,6 +100,11 @@ func readAccount(token, public string, trusted map[string]bool) (*account, error
 	if err := json.Unmarshal(a.nats["version"], &version); err != nil || version != 2 {
 		return nil, errors.New("the account's JWT is not of version 2")
 	}
+	if list := a.nats["signing_keys"]; len(list) > 0 {
+		if err := json.Unmarshal(list, &a.signing); err != nil {
+			return nil, fmt.Errorf("the account's JWT: %w", err)
+		}
+	}
 	maps.Copy(a.revocations, ac.Revocations)
 	for key, scope := range ac.SigningKeys {
 		a.signers[key] = signer{scoped: scope != nil}
@@ -119,11 +132,12 @@ func trustedKeys(token, identity string) (map[string]bool, error) {
 	return out, nil
 }
 
-// edit adds revocations, drops those of ours whose credentials are long over, and
-// says whether anything was changed. Other people's entries are left as they are.
-func (a *account) edit(add map[string]int64, now time.Time) bool {
-	changed := false
-	for key, m := range add {
+// edit makes a change, drops those of our revocations whose credentials are long
+// over, and says whether anything was changed. Other people's entries are left as
+// they are.
+func (a *account) edit(c change, now time.Time) bool {
+	changed := a.editSigners(c)
+	for key, m := range c.revoke {
 		if a.revocations[key] < m {
 			a.revocations[key], changed = m, true
 		}
@@ -138,9 +152,46 @@ func (a *account) edit(add map[string]int64, now time.Time) bool {
 	return true
 }
 
-// sign writes the account's JWT with its revocations as they are now. The moment
-// of issue only grows, also where clocks do not: servers that compare their
-// copies keep the later one, and take two of one id for the same.
+// editSigners lists signing keys and takes others from the list. A key that the
+// account lists with a role stays as it is: that is somebody's decision.
+func (a *account) editSigners(c change) (changed bool) {
+	for _, key := range c.list {
+		if _, there := a.signers[key]; there {
+			continue
+		}
+		text, err := json.Marshal(key)
+		if err != nil {
+			continue // a string always encodes
+		}
+		a.signing, a.signers[key], changed = append(a.signing, text), signer{}, true
+	}
+	before := len(a.signing)
+	a.signing = slices.DeleteFunc(a.signing, func(raw json.RawMessage) bool { return slices.Contains(c.unlist, signingKey(raw)) })
+	for _, key := range c.unlist {
+		delete(a.signers, key)
+	}
+	return changed || len(a.signing) != before
+}
+
+// signingKey is the key that an entry of an account's list is about: the entry is
+// the key itself, or an object with its role.
+func signingKey(raw json.RawMessage) string {
+	var key string
+	if json.Unmarshal(raw, &key) == nil {
+		return key
+	}
+	var scoped struct {
+		Key string `json:"key"`
+	}
+	if json.Unmarshal(raw, &scoped) != nil {
+		return ""
+	}
+	return scoped.Key
+}
+
+// sign writes the account's JWT with its revocations and signing keys as they are
+// now. The moment of issue only grows, also where clocks do not: servers that
+// compare their copies keep the later one, and take two of one id for the same.
 func (a *account) sign(operator nkeys.KeyPair, now time.Time) (string, error) {
 	issuer, err := operator.PublicKey()
 	if err != nil {
@@ -153,6 +204,10 @@ func (a *account) sign(operator nkeys.KeyPair, now time.Time) (string, error) {
 		}
 	}
 	set(body, "revocations", a.revocations)
+	delete(body, "signing_keys")
+	if len(a.signing) > 0 {
+		set(body, "signing_keys", a.signing)
+	}
 	set(claims, "nats", body)
 	set(claims, "iss", issuer)
 	set(claims, "iat", max(now.Unix(), a.issued+1))

@@ -28,6 +28,7 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 	if is.revoker == nil {
 		x.add("revocation", false, true, fmt.Sprintf("the target has no means to revoke: what is minted lives until it expires, at most %s; the end of a lease ends nothing before. "+
 			"See the key revocation in docs/issuers/nats.md", is.spec.maxTTL), "")
+		x.rotation()
 		return x.findings, nil
 	}
 	return x.findings, x.revocation(ctx, own)
@@ -49,7 +50,7 @@ func (x *examination) add(name string, ok, warning bool, detail, fix string) {
 // account logs in as a user that may do nothing. That works only where the
 // servers know the account, and the account lists the key.
 func (x *examination) account(ctx context.Context, own string) error {
-	l, err := x.is.nobody()
+	l, err := x.is.nobody(x.is.keys.signer)
 	if err != nil {
 		return refused("a user to check with cannot be made")
 	}
@@ -75,8 +76,8 @@ func (x *examination) account(ctx context.Context, own string) error {
 	}
 }
 
-// nobody is the login of a user with no rights at all.
-func (is *Issuer) nobody() (login, error) {
+// nobody is the login of a user with no rights at all, signed by signer.
+func (is *Issuer) nobody(signer nkeys.KeyPair) (login, error) {
 	pair, err := nkeys.CreateUser()
 	if err != nil {
 		return login{}, err
@@ -90,7 +91,7 @@ func (is *Issuer) nobody() (login, error) {
 	c.Expires = time.Now().Add(writerLife).Unix()
 	c.Pub.Deny = jwt.StringList{">"}
 	c.Sub.Deny = jwt.StringList{">"} // the inbox is refused as well; nothing is asked
-	token, err := c.Encode(is.keys.signer)
+	token, err := c.Encode(signer)
 	return login{jwt: token, name: "mayfly-check", sign: pair.Sign}, err
 }
 
@@ -134,7 +135,22 @@ func (x *examination) revocation(ctx context.Context, own string) error {
 		return nil
 	}
 	x.room(a, c.info.MaxPayload, own)
+	x.rotation()
 	return nil
+}
+
+// rotation says whether the signing key can be turned, and what is lacking.
+func (x *examination) rotation() {
+	err := turnsKeys(x.is.spec)
+	if err == nil {
+		err = x.is.turnsThisKey()
+	}
+	if err != nil {
+		x.add("rotation", false, true, err.Error(), "")
+		return
+	}
+	said := map[string]string{"": "no turn is under way", turnPublished: "the next key is made, and the account is to list it before it signs", turnUsed: "the new key signs, and the account lists the one before yet"}
+	x.add("rotation", true, false, "mayfly rotate target, or the target's schedule, turns the signing key; "+said[x.is.keys.ring.Turn], "")
 }
 
 // room says how much of the account's JWT is taken.

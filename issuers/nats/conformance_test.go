@@ -25,6 +25,7 @@ func TestConformanceRevocable(t *testing.T) {
 	h := f.harness()
 	h.Hostile = few(h.Hostile, 20) // all of them are tried without a server below
 	h.RefusesOlder, h.Unreachable = true, f.elsewhere("127.0.0.1:1")
+	f.turning(&h)
 	h.Hold = func(_ context.Context, c issuers.Credential) (issuertest.Session, error) {
 		nc, err := f.dial(c)
 		return held{nc}, err
@@ -44,6 +45,7 @@ func TestConformanceInACluster(t *testing.T) {
 	h := f.harness()
 	h.Hostile = few(h.Hostile, 60)
 	h.RefusesOlder = true
+	f.turning(&h)
 	// the credential is used on another server than the one that the issuer asks
 	other := newFixture(t, servers[2])
 	h.Use = other.use
@@ -99,7 +101,7 @@ func (f *fixture) harness() issuertest.Harness {
 			if err != nil {
 				return err
 			}
-			if c.Name != "APP" || len(c.SigningKeys) != 2 || len(c.Exports)+len(c.Imports) != 0 {
+			if c.Name != "APP" || len(c.SigningKeys) < 2 || len(c.Exports)+len(c.Imports) != 0 {
 				return fmt.Errorf("the account has changed: %s", c)
 			}
 			return nil

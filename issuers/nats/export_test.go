@@ -40,7 +40,7 @@ func Resign(token, public string, trusted map[string]bool, add map[string]int64,
 	if err != nil {
 		return "", err
 	}
-	a.edit(add, now)
+	a.edit(change{revoke: add}, now)
 	return a.sign(operator, now)
 }
 

@@ -23,7 +23,8 @@ const maxSeedBytes = 4 << 10
 type keyring struct {
 	account string        // public key of the account that leases are in
 	signer  nkeys.KeyPair // signs users
-	made    bool          // the signer was made by the broker
+	made    bool          // the signer was made by the broker, and no rotation has put it in force
+	ring    ring          // the signer is its first
 	users   userKeys
 
 	// for revocation
@@ -36,12 +37,11 @@ func readKeys(sp spec, secrets map[string]secret.Text) (keyring, error) {
 	if len(k.users.root.Reveal()) < 32 {
 		return k, errors.New("the target lacks its secret user_key, which the broker makes when the target is written; write the target again")
 	}
-	given := secrets[SecretSigning]
 	var err error
-	if k.made = given.IsZero(); k.made {
-		given = secrets[SecretMadeSigning]
+	if k.ring, k.made, err = readRing(secrets); err != nil {
+		return k, err
 	}
-	if k.signer, err = readSeed(SecretSigning, given, nkeys.PrefixByteAccount); err != nil {
+	if k.signer, err = k.ring.pair(0); err != nil {
 		return k, err
 	}
 	if k.account == "" && k.made {

@@ -34,7 +34,8 @@ const (
 	// SecretSigning is a seed of the account's that an operator gives: of one of
 	// its signing keys, or of its identity.
 	SecretSigning = "signing_key"
-	// SecretMadeSigning is made by the broker, and used where none is given.
+	// SecretMadeSigning is made by the broker, and used where none is given, or once
+	// the key was rotated: then it is a [ring].
 	SecretMadeSigning = "made_signing_key"
 	// SecretUsers is made by the broker: what users' keys are derived from.
 	SecretUsers = "user_key"
@@ -45,8 +46,8 @@ const (
 )
 
 // Kind implements [issuers.Kind], [issuers.RoleWriter], [issuers.SecretMaker],
-// [issuers.Bounder] and [issuers.SometimesRevocable]. The zero value is ready for
-// use.
+// [issuers.Bounder], [issuers.SometimesRevocable] and [issuers.SometimesKeyTurner].
+// The zero value is ready for use.
 type Kind struct{}
 
 // The abilities that this kind and its issuers have.
@@ -56,6 +57,8 @@ var (
 	_ issuers.SecretMaker        = Kind{}
 	_ issuers.Bounder            = Kind{}
 	_ issuers.SometimesRevocable = Kind{}
+	_ issuers.KeyTurner          = Kind{}
+	_ issuers.SometimesKeyTurner = Kind{}
 	_ issuers.Issuer             = (*Issuer)(nil)
 	_ issuers.Checker            = (*Issuer)(nil)
 	_ issuers.Fencer             = (*Issuer)(nil)
@@ -169,6 +172,14 @@ func (Kind) Roles(spec json.RawMessage) ([]issuers.RoleTemplate, error) {
 
 // Open implements [issuers.Kind]. It makes no connection.
 func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
+	is, err := open(t)
+	if err != nil {
+		return nil, err
+	}
+	return is, nil
+}
+
+func open(t issuers.Target) (*Issuer, error) {
 	sp, err := parseSpec(t.Spec)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -200,11 +200,12 @@ func (is *Issuer) Withdraw(ctx context.Context, leases []issuers.Lease) []issuer
 }
 
 // Publish implements [issuers.Publisher]: "account-signing-key" is the public key
-// that the account must list, for its operator to add.
+// that the account must list, for its operator to add. In a rotation the other one
+// stands on a second line.
 func (is *Issuer) Publish(context.Context) (map[string][]byte, error) {
-	public, err := is.keys.signer.PublicKey()
+	public, err := is.keys.ring.public()
 	if err != nil {
-		return nil, fmt.Errorf("nats: the signing key has no public key")
+		return nil, fmt.Errorf("nats: %w", err)
 	}
-	return map[string][]byte{"account-signing-key": slices.Concat([]byte(public), []byte("\n"))}, nil
+	return map[string][]byte{"account-signing-key": []byte(strings.Join(public, "\n") + "\n")}, nil
 }

@@ -176,6 +176,14 @@ func (r *revoker) admit(ctx context.Context, l issuers.Lease, key string) error 
 	if err != nil {
 		return refused("the signing key has no public key")
 	}
+	if r.is.keys.overtaken(a) {
+		if err := r.relist(ctx); err != nil {
+			return err
+		}
+		if a, c, err = r.current(ctx); err != nil {
+			return err
+		}
+	}
 	s, listed := a.signers[own]
 	switch {
 	case !listed:
@@ -203,17 +211,17 @@ func (r *revoker) admit(ctx context.Context, l issuers.Lease, key string) error 
 	if len(add) == 0 {
 		return nil
 	}
-	ids, err := r.update(ctx, add)
+	ids, err := r.update(ctx, change{revoke: add})
 	if err != nil {
 		return err
 	}
 	return r.prove(ctx, add, ids, nil)
 }
 
-// update adds revocations to the account's JWT, together with those of ours that
+// update changes the account's JWT, and puts those of our revocations back that
 // somebody's push has lost. The servers have no conditional update, so that only
 // one may read, change and push at a time, among all brokers: see lock.
-func (r *revoker) update(ctx context.Context, add map[string]int64) (map[string]server, error) {
+func (r *revoker) update(ctx context.Context, todo change) (map[string]server, error) {
 	select {
 	case <-ctx.Done():
 		return nil, &issuers.Error{Kind: issuers.Unreachable, Detail: "wait for another update of the account", Err: ctx.Err()}
@@ -238,9 +246,10 @@ func (r *revoker) update(ctx context.Context, add map[string]int64) (map[string]
 	if err != nil {
 		return nil, err
 	}
-	all := r.remembered()
-	maps.Copy(all, add)
-	if !a.edit(all, time.Now()) {
+	add := todo.revoke
+	todo.revoke = r.remembered()
+	maps.Copy(todo.revoke, add)
+	if !a.edit(todo, time.Now()) {
 		r.learn(a, keys)
 		return ids, nil
 	}
@@ -362,8 +371,9 @@ func (is *Issuer) Fence(ctx context.Context) error {
 	}
 }
 
-// Sweep implements [issuers.Sweeper]: it puts revocations back that somebody's
-// push of an older copy of the account's JWT has lost.
+// Sweep implements [issuers.Sweeper]: it puts back what somebody's push of an older
+// copy of the account's JWT has lost, revocations and the signing key of a
+// rotation.
 func (is *Issuer) Sweep(ctx context.Context) error {
 	if is.revoker == nil {
 		return nil
@@ -372,6 +382,9 @@ func (is *Issuer) Sweep(ctx context.Context) error {
 	a, _, err := r.current(ctx)
 	if err != nil {
 		return err
+	}
+	if is.keys.overtaken(a) {
+		return r.relist(ctx) // and with it the revocations
 	}
 	lost := 0
 	for k, m := range r.remembered() {
@@ -383,6 +396,6 @@ func (is *Issuer) Sweep(ctx context.Context) error {
 		return nil
 	}
 	is.log.Warn("revocations were lost from the account's JWT, perhaps by a push of an older copy; putting them back", "count", lost)
-	_, err = r.update(ctx, nil)
+	_, err = r.update(ctx, change{})
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -304,6 +305,47 @@ func (s *system) lacking(ctx context.Context, c *conn, keys map[string]int64, id
 		}
 	}
 	return out, nil
+}
+
+// lists says whether every server's memory lists those signing keys, without roles,
+// and not the others. One that has not loaded the account will read what was
+// pushed.
+func (s *system) lists(ctx context.Context, c *conn, keys, not []string, ids map[string]server) (bool, error) {
+	answers, err := s.all(ctx, c, subjectInfo(s.account), nil, ids)
+	if err != nil {
+		return false, err
+	}
+	for id, e := range answers {
+		if e.Error != nil {
+			if strings.HasSuffix(e.Error.Description, "does not exist") {
+				continue
+			}
+			return false, &serverError{e.Error.Description}
+		}
+		var info struct {
+			JWT string `json:"jwt"`
+		}
+		if err := json.Unmarshal(e.Data, &info); err != nil {
+			return false, fmt.Errorf("server %s: the account's INFO cannot be read", id)
+		}
+		ac, err := jwt.DecodeAccountClaims(info.JWT)
+		if err != nil {
+			return false, fmt.Errorf("server %s: the account's JWT: %w", id, err)
+		}
+		for _, k := range keys {
+			scope, listed := ac.SigningKeys[k]
+			if scope != nil {
+				return false, refused("the account lists the key %s with a role of its own; it must be listed without", k)
+			}
+			if !listed && k != s.account {
+				return false, nil
+			}
+		}
+		if slices.ContainsFunc(not, ac.SigningKeys.Contains) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // push hands the servers the account's JWT. An answer that says no is a

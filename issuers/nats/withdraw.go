@@ -79,7 +79,7 @@ func (r *revoker) end(ctx context.Context, items []*ending) error {
 	if len(live) == 0 {
 		return nil
 	}
-	if ids, err = r.update(ctx, add); err != nil {
+	if ids, err = r.update(ctx, change{revoke: add}); err != nil {
 		return err
 	}
 	if err := r.prove(ctx, add, ids, sessions); err != nil {

@@ -38,7 +38,7 @@ type Server struct {
 	Dir   string // its configuration and data
 	CAPEM string // the CA that signed the server's certificate; empty without TLS
 
-	tls     *authority
+	tls     *servertest.Authority // nil without TLS
 	routes  int
 	account servertest.Account
 	proc    *servertest.Process
@@ -51,6 +51,7 @@ type options struct {
 	lines  []string
 	tls    bool
 	memory bool
+	deaf   bool // the last server
 }
 
 // Config puts lines into the server's configuration.
@@ -62,6 +63,10 @@ func TLS() Option { return func(o *options) { o.tls = true } }
 
 // Memory has the server know its accounts from its configuration alone.
 func Memory() Option { return func(o *options) { o.memory = true } }
+
+// LastIsDeaf has the last server of a cluster know its accounts from its
+// configuration alone: it takes no push.
+func LastIsDeaf() Option { return func(o *options) { o.deaf = true } }
 
 // Start runs a server for one test and ends it with the test. A package that
 // needs one server for all its tests uses [Run] in TestMain.
@@ -118,6 +123,7 @@ func RunCluster(ctx context.Context, n int, opts ...Option) ([]*Server, error) {
 	var out []*Server
 	for i := range n {
 		s := &Server{Trust: trust, Host: "127.0.0.1", routes: ports[i]}
+		o.memory = o.memory || o.deaf && i == n-1
 		if err = s.prepare(o, ports); err == nil {
 			err = s.StartAgain(ctx)
 		}
@@ -177,11 +183,15 @@ func (s *Server) prepare(o options, routes []int) (err error) {
 		lines = append(lines, fmt.Sprintf("cluster { name: test, listen: \"127.0.0.1:%d\", routes: [%s] }", s.routes, strings.Join(urls, ", ")))
 	}
 	if o.tls {
-		if s.tls, err = newAuthority(s.account, s.Dir); err != nil {
+		if s.tls, err = servertest.NewAuthority(); err != nil {
 			return err
 		}
-		s.CAPEM = s.tls.pem
-		lines = append(lines, fmt.Sprintf("tls { cert_file: %q, key_file: %q }", s.tls.cert, s.tls.key))
+		files, err := s.tls.Write(s.account, s.Dir)
+		if err != nil {
+			return err
+		}
+		s.CAPEM = s.tls.PEM
+		lines = append(lines, fmt.Sprintf("tls { cert_file: %q, key_file: %q }", files.Cert, files.Key))
 	}
 	return s.account.WriteFile(filepath.Join(s.Dir, "nats.conf"), []byte(strings.Join(append(lines, o.lines...), "\n")+"\n"))
 }
@@ -276,7 +286,7 @@ func (s *Server) Dial(opts ...natsgo.Option) (*natsgo.Conn, error) {
 	all := []natsgo.Option{natsgo.NoReconnect(), natsgo.Timeout(5 * time.Second), natsgo.ErrorHandler(func(*natsgo.Conn, *natsgo.Subscription, error) {})}
 	url := "nats://" + s.Address()
 	if s.tls != nil {
-		all, url = append(all, natsgo.Secure(s.tls.client())), "tls://"+s.Address()
+		all, url = append(all, natsgo.Secure(s.tls.Client())), "tls://"+s.Address()
 	}
 	return natsgo.Connect(url, append(all, opts...)...)
 }

@@ -106,7 +106,9 @@ func (b *withdrawal) end(ctx context.Context, items []*ending) {
 	b.each(ctx, standing, b.endSessions)
 	b.each(ctx, present(standing), b.refusePrepared)
 	b.dropOwned(ctx, present(standing))
+	b.each(ctx, present(standing), b.forgetSides)
 	b.each(ctx, present(standing), b.drop)
+	b.each(ctx, slices.DeleteFunc(slices.Clone(items), func(e *ending) bool { return e.settled || e.oid != 0 }), b.forgetAll)
 	b.each(ctx, slices.DeleteFunc(items, func(e *ending) bool { return e.settled }), b.prove)
 }
 
@@ -216,13 +218,24 @@ func (b *withdrawal) lock(ctx context.Context, tx pgx.Tx, items []*ending) error
 	return err
 }
 
-// drop removes the accounts. Their sessions are gone and they own nothing.
+// drop removes the accounts, and the values of their filters with them. Their
+// sessions are gone and they own nothing.
 func (b *withdrawal) drop(ctx context.Context, items []*ending) error {
 	quoted := make([]string, len(items))
 	for i, e := range items {
 		quoted[i] = ident(e.lease.Name)
 	}
-	_, err := run(ctx, b.conn, "DROP ROLE IF EXISTS "+strings.Join(quoted, ", "))
+	of, err := owners(ctx, b.conn, ownersOfSQL, oids(items), scopePrefix, rowsPrefix)
+	if err != nil {
+		return err
+	}
+	forget := ""
+	if main := of[b.is.server.main]; len(main) > 0 {
+		if forget, err = deleteSQL(ctx, b.conn, main, names(items), ""); err != nil {
+			return err
+		}
+	}
+	_, err = run(ctx, b.conn, forget+"DROP ROLE IF EXISTS "+strings.Join(quoted, ", "))
 	return err
 }
 

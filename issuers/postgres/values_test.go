@@ -333,6 +333,43 @@ func TestHazard15ValuesInAnotherDatabase(t *testing.T) {
 	}
 }
 
+// A mint that is still writing in another database when its lease ends leaves
+// nothing there.
+func TestHazard8ValuesOfALateMint(t *testing.T) {
+	f, side := newFixture(t, shared).customers(9), newFixture(t, shared).customers(9)
+	f.spec["databases"] = []string{side.database}
+	issuer := f.open(1)
+	s, err := scope.Scope{{Type: "database", Identifier: side.database, Actions: []string{"select"},
+		Tables: []scope.Table{{Name: "public.customers", Rows: []scope.Condition{is("c", "eq", "c-1")}}}}}.Normalise()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.mint(issuer, f.lease(s))
+	holder := side.server.Admin(t, side.database)
+	mustExec(t, holder, "BEGIN; LOCK TABLE "+side.valuesIn()+" IN ACCESS EXCLUSIVE MODE")
+	l := f.lease(s)
+	minted, ended := make(chan error, 1), make(chan issuers.Outcome, 1)
+	go func() { _, err := issuer.Mint(context.Background(), l); minted <- err }()
+	waits := func(n int) func() bool {
+		return func() bool {
+			return f.count("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'", side.database) == n
+		}
+	}
+	eventually(t, "the mint writes its values", waits(1))
+	go func() { ended <- issuer.Withdraw(context.Background(), []issuers.Lease{l})[0] }()
+	eventually(t, "the withdrawal waits for that", waits(2))
+	mustExec(t, holder, "ROLLBACK")
+	if err := <-minted; err == nil {
+		t.Error("a lease that has ended was minted")
+	}
+	if out := <-ended; out.Err != nil || f.exists(l.Name) {
+		t.Errorf("withdrawal: %v; the account stands: %t", out.Err, f.exists(l.Name))
+	}
+	if n := side.valued(); n != 1 {
+		t.Errorf("%d rows of values; want the other lease's", n)
+	}
+}
+
 // The broker's server session reads the texts, once; an account's settings have no
 // part in what its filter means, and neither have lengths of columns.
 func TestHazard14ValuesAreReadByTheBrokerAlone(t *testing.T) {

@@ -74,8 +74,8 @@ func deleteSQL(ctx context.Context, conn *pgx.Conn, owners, accounts []string, o
 
 const accountGone = " AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = k.account)"
 
-// forgetSides removes what other databases hold of the accounts' values. What the
-// main one holds goes with the account itself. The leases' locks keep out a mint
+// forgetSides removes what other databases hold of the accounts' values, and finds
+// what the main one holds, which goes with the account itself. The leases' locks keep out a mint
 // that is still writing there; one that comes later finds that the account cannot
 // log in.
 func (b *withdrawal) forgetSides(ctx context.Context, items []*ending) error {
@@ -83,6 +83,7 @@ func (b *withdrawal) forgetSides(ctx context.Context, items []*ending) error {
 	if err != nil {
 		return err
 	}
+	b.kept = append(b.kept, byDatabase[b.is.server.main]...)
 	delete(byDatabase, b.is.server.main)
 	return b.forget(ctx, items, byDatabase, "")
 }

@@ -216,8 +216,8 @@ type column struct {
 	// kind is "plain" or "time" for the types that a filter can be on, else "".
 	kind string
 	// typeName is the type as SQL, without a length, which would round or cut a
-	// filter's value; collation is its collation as SQL, where it has one of its own.
-	typeName, collation string
+	// filter's value.
+	typeName string
 }
 
 var errValue = errors.New("a date or time must be written as 2006-01-02, or 2006-01-02 15:04:05 with Z or a numeric offset")

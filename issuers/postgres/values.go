@@ -22,7 +22,7 @@ import (
 const valuesTable = "mayfly_leases"
 
 // slot is one column of it: what one condition of one view is compared with.
-type slot struct{ name, typeSQL, collation string }
+type slot struct{ name, typeSQL string }
 
 func slotName(n int) string { return "v" + strconv.Itoa(n+1) }
 
@@ -33,10 +33,9 @@ type shape struct {
 	calendar map[string][]bool
 }
 
-const slotsSQL = `SELECT a.attname::text, format_type(a.atttypid, -1), CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', n.nspname, co.collname) ELSE '' END,
+const slotsSQL = `SELECT a.attname::text, format_type(a.atttypid, -1),
 		CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE t.oid END = ANY ('{date,timestamp,timestamptz}'::regtype[]::oid[])
 	FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 1 AND NOT a.attisdropped JOIN pg_type t ON t.oid = a.atttypid
-		LEFT JOIN pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_namespace n ON n.oid = co.collnamespace
 	WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND c.relname = $2 AND c.relkind = 'r' AND pg_get_userbyid(c.relowner) = $1
 	ORDER BY a.attnum`
 
@@ -48,7 +47,7 @@ func slots(ctx context.Context, conn *pgx.Conn, owner string) (out []slot, calen
 	}
 	var s slot
 	var at bool
-	_, err = pgx.ForEachRow(rows, []any{&s.name, &s.typeSQL, &s.collation, &at}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&s.name, &s.typeSQL, &at}, func() error {
 		out, calendar = append(out, s), append(calendar, at)
 		return nil
 	})
@@ -146,7 +145,11 @@ func (is *Issuer) writeSides(ctx context.Context, a *account) error {
 		if g.Database == is.server.main || len(g.values) == 0 {
 			continue
 		}
-		if err := is.writeSide(ctx, a, g); err != nil {
+		err := is.writeSide(ctx, a, g)
+		if issuers.KindOf(err) == issuers.Superseded { // nothing there is ours to undo
+			return err
+		}
+		if err != nil {
 			return is.orUndo(ctx, a, a.valueError(err))
 		}
 	}
@@ -214,7 +217,7 @@ func (w viewMaker) keep(ctx context.Context, conn *pgx.Conn, wanted []slot) erro
 	if len(have) == 0 {
 		columns := "account name PRIMARY KEY"
 		for _, s := range wanted {
-			columns += ", " + s.name + " " + s.typeSQL + s.collate()
+			columns += ", " + s.name + " " + s.typeSQL
 		}
 		statements = append(statements, "CREATE TABLE "+name+" ("+columns+")", "COMMENT ON TABLE "+name+" IS 'mayfly rows: the values of each lease'")
 	}
@@ -224,7 +227,7 @@ func (w viewMaker) keep(ctx context.Context, conn *pgx.Conn, wanted []slot) erro
 			if strings.HasSuffix(s.typeSQL, "[]") {
 				through = "text[]"
 			}
-			statements = append(statements, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s%s USING %[2]s::%[5]s::%[3]s", name, s.name, s.typeSQL, s.collate(), through))
+			statements = append(statements, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %[2]s::%[4]s::%[3]s", name, s.name, s.typeSQL, through))
 		}
 	}
 	statements = append(statements, "REVOKE ALL ON "+name+" FROM "+ident(w.owner)+", PUBLIC", "GRANT SELECT ON "+name+" TO "+ident(w.owner),
@@ -233,15 +236,9 @@ func (w viewMaker) keep(ctx context.Context, conn *pgx.Conn, wanted []slot) erro
 	return err
 }
 
-func (s slot) collate() string {
-	if s.collation == "" {
-		return ""
-	}
-	return " COLLATE " + s.collation
-}
-
-// compareSQL compares a column with the value that session_user has for it. The
-// table has one row for each account at most; without one nothing is equal.
+// compareSQL compares a column with the value that session_user has for it, by the
+// column's collation, which goes before the value's default one. The table has one
+// row for each account at most; without one nothing is equal.
 func (w viewMaker) compareSQL(c scope.Condition, s slot) string {
 	value := "(SELECT k." + s.name + " FROM " + ident(w.owner, valuesTable) + " AS k WHERE k.account OPERATOR(pg_catalog.=) SESSION_USER)"
 	if c.Op == "in" { // with the cast an array, else a subquery of many rows

@@ -345,28 +345,33 @@ func TestHazard8ValuesOfALateMint(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.mint(issuer, f.lease(s))
-	holder := side.server.Admin(t, side.database)
-	mustExec(t, holder, "BEGIN; LOCK TABLE "+side.valuesIn()+" IN ACCESS EXCLUSIVE MODE")
-	l := f.lease(s)
-	minted, ended := make(chan error, 1), make(chan issuers.Outcome, 1)
-	go func() { _, err := issuer.Mint(context.Background(), l); minted <- err }()
-	waits := func(n int) func() bool {
-		return func() bool {
-			return f.count("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'", side.database) == n
+	// before the statement has looked at the account, and after
+	for name, hold := range map[string]string{"before": "LOCK TABLE " + side.valuesIn() + " IN ACCESS EXCLUSIVE MODE", "after": "SELECT pg_advisory_xact_lock(42)"} {
+		side.server.Exec(t, side.database, `CREATE OR REPLACE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END';
+			CREATE OR REPLACE TRIGGER stall BEFORE INSERT ON `+side.valuesIn()+` FOR EACH ROW EXECUTE FUNCTION stall(); GRANT EXECUTE ON FUNCTION stall() TO PUBLIC`)
+		holder := side.server.Admin(t, side.database)
+		mustExec(t, holder, "BEGIN; "+hold)
+		l := f.lease(s)
+		minted, ended := make(chan error, 1), make(chan issuers.Outcome, 1)
+		go func() { _, err := issuer.Mint(context.Background(), l); minted <- err }()
+		waits := func(n int) func() bool {
+			return func() bool {
+				return f.count("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'", side.database) == n
+			}
 		}
-	}
-	eventually(t, "the mint writes its values", waits(1))
-	go func() { ended <- issuer.Withdraw(context.Background(), []issuers.Lease{l})[0] }()
-	eventually(t, "the withdrawal waits for that", waits(2))
-	mustExec(t, holder, "ROLLBACK")
-	if err := <-minted; err == nil {
-		t.Error("a lease that has ended was minted")
-	}
-	if out := <-ended; out.Err != nil || f.exists(l.Name) {
-		t.Errorf("withdrawal: %v; the account stands: %t", out.Err, f.exists(l.Name))
-	}
-	if n := side.valued(); n != 1 {
-		t.Errorf("%d rows of values; want the other lease's", n)
+		eventually(t, "the mint writes its values", waits(1))
+		go func() { ended <- issuer.Withdraw(context.Background(), []issuers.Lease{l})[0] }()
+		eventually(t, "the withdrawal waits for that", waits(2))
+		mustExec(t, holder, "ROLLBACK")
+		if err := <-minted; name == "before" && err == nil {
+			t.Error("a lease that has ended was minted")
+		}
+		if out := <-ended; out.Err != nil || f.exists(l.Name) {
+			t.Errorf("%s: withdrawal: %v; the account stands: %t", name, out.Err, f.exists(l.Name))
+		}
+		if n := side.valued(); n != 1 {
+			t.Errorf("%s: %d rows of values; want the other lease's", name, n)
+		}
 	}
 }
 

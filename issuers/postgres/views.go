@@ -222,10 +222,8 @@ const (
 	columnsSQL = `SELECT a.attname::text, CASE
 			WHEN a.atttypid = ANY ('{date,timestamp,timestamptz}'::regtype[]::oid[]) THEN 'time'
 			WHEN t.typtype = 'e' OR a.atttypid = ANY ('{bool,int2,int4,int8,numeric,float4,float8,text,varchar,bpchar,uuid,inet}'::regtype[]::oid[]) THEN 'plain'
-			ELSE '' END, format_type(a.atttypid, -1), CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', n.nspname, co.collname) ELSE '' END
-		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-			LEFT JOIN pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_namespace n ON n.oid = co.collnamespace
-		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`
+			ELSE '' END, format_type(a.atttypid, -1)
+		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`
 	// what PUBLIC may do with the table, its partitions or its children, an
 	// account may, too
 	openSQL = `WITH RECURSIVE d(oid) AS (SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN d ON i.inhparent = d.oid)
@@ -265,7 +263,7 @@ func (w viewMaker) look(ctx context.Context, conn *pgx.Conn, v rowView, slots *[
 		return s, false, err
 	}
 	columns, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (c column, err error) {
-		err = r.Scan(&c.name, &c.kind, &c.typeName, &c.collation)
+		err = r.Scan(&c.name, &c.kind, &c.typeName)
 		return c, err
 	})
 	if err != nil {
@@ -348,7 +346,7 @@ func (w viewMaker) conditionSQL(c scope.Condition, columns []column, slots *[]sl
 		return "", &issuers.Error{Kind: issuers.BadScope, Detail: fmt.Sprintf("rows: column %q is of type %s; filters can be on booleans, numbers, texts, "+
 			"enums, uuids, inet, dates and timestamps", c.Column, columns[i].typeName)}
 	}
-	s := slot{name: slotName(len(*slots)), typeSQL: columns[i].typeName, collation: columns[i].collation}
+	s := slot{name: slotName(len(*slots)), typeSQL: columns[i].typeName}
 	if c.Op == "in" {
 		s.typeSQL += "[]"
 	}

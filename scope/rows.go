@@ -12,8 +12,8 @@ import (
 const maxConditions = 16
 
 // Condition is one condition of a row filter: a column, an operator, values. It
-// is data, never SQL. The conditions of a table hold together: a row is shown
-// when it meets all of them.
+// is data, never SQL. The conditions of a table hold together: a row is shown,
+// and may be written, when it meets all of them.
 type Condition struct {
 	// Column is one of the table's columns, and one that the table's Columns list
 	// where that is given: a filter on a column that may not be read would let its

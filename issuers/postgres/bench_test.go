@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers/issuertest"
 	"github.com/mayfly-broker/mayfly/issuers/postgres"
 	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
+	"github.com/mayfly-broker/mayfly/scope"
 )
 
 // benchFixture has a server of its own that waits for the disk, as a real one
@@ -146,6 +148,38 @@ func BenchmarkMintFast(b *testing.B) {
 	b.Run("login certificate", func(b *testing.B) {
 		f.spec["login"] = "certificate"
 		f.with(b).run(mints, 16)
+	})
+}
+
+// BenchmarkMintRows is 16 clients whose leases have a row filter, each with a value
+// of its own, and as many without.
+func BenchmarkMintRows(b *testing.B) {
+	f := benchFixture(b)
+	f.spec["scram_iterations"] = 16
+	f.server.Exec(b, f.database, "CREATE TABLE customers (c text PRIMARY KEY)")
+	b.Run("plain", func(b *testing.B) {
+		f.with(b).run(func(b *testing.B, f *fixture, clients int) {
+			mintEach(b, f, clients, func(int) scope.Scope { return f.scope([]string{"select"}, scope.Table{Name: "public.customers"}) })
+		}, 16)
+	})
+	b.Run("rows", func(b *testing.B) {
+		f.with(b).run(func(b *testing.B, f *fixture, clients int) {
+			mintEach(b, f, clients, func(n int) scope.Scope {
+				where := []scope.Condition{{Column: "c", Op: "eq", Values: []string{fmt.Sprint("c-", n)}}}
+				return f.scope([]string{"select"}, scope.Table{Name: "public.customers", Rows: where})
+			})
+		}, 16)
+	})
+}
+
+func mintEach(b *testing.B, f *fixture, clients int, of func(n int) scope.Scope) {
+	b.Helper()
+	is := f.open(1)
+	f.mint(is, f.lease(of(0)))
+	var n atomic.Int64
+	inParallel(b, clients, func(int) error {
+		_, err := is.Mint(context.Background(), issuertest.NewLease(postgres.Kind{}, of(int(n.Add(1)))))
+		return err
 	})
 }
 

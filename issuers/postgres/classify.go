@@ -56,6 +56,16 @@ func transient(err error) bool {
 	return false
 }
 
+// noTable reports whether the statement named a table, a column or a schema that
+// is not there.
+func noTable(err error) bool {
+	switch codeOf(err) {
+	case codeUndefinedTable, codeUndefinedColumn, codeInvalidSchema:
+		return true
+	}
+	return false
+}
+
 // connectError classifies a failure to get a connection: nothing was asked of
 // the target yet.
 func connectError(err error) *issuers.Error {
@@ -83,11 +93,11 @@ func sentError(what string, err error) *issuers.Error {
 	case pgconn.SafeToRetry(err):
 		e.Kind = issuers.Unreachable
 	case saidNo(err):
-		switch codeOf(err) {
-		case codeDivisionByZero, codeLockNotAvailable, codeQueryCancelled:
+		switch code := codeOf(err); {
+		case code == codeDivisionByZero || code == codeLockNotAvailable || code == codeQueryCancelled:
 			// both timeouts of a mint end at its deadline
 			e.Kind = issuers.TooLate
-		case codeUndefinedTable, codeUndefinedColumn, codeInvalidSchema:
+		case noTable(err):
 			e.Kind = issuers.BadScope
 			var pg *pgconn.PgError
 			if errors.As(err, &pg) {

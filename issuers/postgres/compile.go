@@ -58,6 +58,9 @@ type databaseGrants struct {
 	Grants    []grant `json:"grants,omitempty"`
 	// Views stand in for tables with a row filter; nothing is granted on those.
 	Views []rowView `json:"views,omitempty"`
+	// values are the conditions of the views that have values, in their order. They
+	// are the lease's, not the pooled role's.
+	values []scope.Condition
 }
 
 // compiled is a scope as grants. Pooled grants go to the scope's no-login role;
@@ -98,6 +101,7 @@ func compile(s spec, sc scope.Scope) (compiled, error) {
 		if err := c.pooled[i].mergeViews(); err != nil {
 			return compiled{}, fmt.Errorf("postgres: %w", err)
 		}
+		c.pooled[i].part()
 	}
 	return c, nil
 }
@@ -184,8 +188,11 @@ func compileDetail(d scope.Detail) (pooled, direct databaseGrants) {
 	}
 	for _, t := range tables {
 		schema, name, _ := strings.Cut(t.Name, ".")
-		if len(t.Rows) > 0 { // checkRows left select alone
-			pooled.Views = append(pooled.Views, rowView{Schema: schema, Name: name, Columns: t.Columns, Where: t.Rows})
+		if len(t.Rows) > 0 {
+			pooled.Views = append(pooled.Views, compileView(d.Actions, schema, name, t))
+			if slices.Contains(d.Actions, mayInsert) { // a default's nextval is the account's own
+				pooled.Grants = append(pooled.Grants, grant{On: onSequences, Schema: schema, Name: name, Privileges: []string{usageWanted}})
+			}
 			continue
 		}
 		by := map[string][]string{}

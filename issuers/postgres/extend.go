@@ -66,7 +66,8 @@ func (is *Issuer) extend(ctx context.Context, lease issuers.Lease) error {
 	return tx.Commit(ctx)
 }
 
-// List implements [issuers.Lister].
+// List implements [issuers.Lister]. An account that is gone, and left values of its
+// filters behind, is listed too.
 func (is *Issuer) List(ctx context.Context) ([]issuers.Found, error) {
 	conn, _, err := acquire(ctx, is.server.end)
 	if err != nil {
@@ -91,5 +92,9 @@ func (is *Issuer) List(ctx context.Context) ([]issuers.Found, error) {
 	if err := rows.Err(); err != nil {
 		return nil, sentError("list accounts", err)
 	}
-	return out, nil
+	gone, err := is.pooled.leftovers(ctx, conn.Conn())
+	if err != nil {
+		return nil, sentError("list values of accounts that are gone", err)
+	}
+	return append(out, gone...), nil
 }

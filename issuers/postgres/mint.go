@@ -45,6 +45,9 @@ func (is *Issuer) Mint(ctx context.Context, lease issuers.Lease) (issuers.Creden
 	if err := is.write(ctx, a); err != nil {
 		return issuers.Credential{}, sentError("mint "+lease.Name, err)
 	}
+	if err := is.writeSides(ctx, a); err != nil {
+		return issuers.Credential{}, err
+	}
 	if err := is.grantDirectly(ctx, a); err != nil {
 		return issuers.Credential{}, err
 	}
@@ -85,7 +88,11 @@ func (is *Issuer) prepare(lease issuers.Lease) (*account, error) {
 // generation made.
 func (is *Issuer) write(ctx context.Context, a *account) error {
 	for n := 0; ; n++ {
-		if err := is.pooled.ensure(ctx, a.scopeRole, a.grants); err != nil {
+		made, err := is.pooled.ensure(ctx, a.scopeRole, a.grants)
+		if err == nil {
+			err = made.checkValues(a.grants)
+		}
+		if err != nil {
 			return err
 		}
 		ready, err := is.create(ctx, a)
@@ -99,11 +106,12 @@ func (is *Issuer) write(ctx context.Context, a *account) error {
 			// somebody swept the pooled role and is remaking it: the account has
 			// joined it already, and gets its grants with it
 			is.pooled.forget(a.scopeRole)
-			return is.orUndo(ctx, a, is.pooled.ensure(ctx, a.scopeRole, a.grants))
-		case codeOf(err) == codeUndefinedObject:
+			_, err := is.pooled.ensure(ctx, a.scopeRole, a.grants)
+			return is.orUndo(ctx, a, err)
+		case codeOf(err) == codeUndefinedObject, a.hasValues() && noTable(err):
 			is.pooled.forget(a.scopeRole)
 		case !transient(err) && !errors.Is(err, errAbsent):
-			return err
+			return a.valueError(err)
 		}
 		if n == attempts-1 || pause(ctx, n) != nil {
 			return err
@@ -184,7 +192,11 @@ func (is *Issuer) create(ctx context.Context, a *account) (ready bool, err error
 	if f.version >= versionSetFalse {
 		statements[1] = "CREATE ROLE " + role + " " + attributes + "; " + joinSQL(f, role, pooled)
 	}
-	statements = append(append(statements, a.pathSQL()...), last)
+	values, err := a.rowsSQL(conn.Conn(), is.server.main)
+	if err != nil {
+		return false, err
+	}
+	statements = append(append(append(statements, values...), a.pathSQL()...), last)
 	results, err := run(ctx, conn.Conn(), strings.Join(statements, "; "))
 	if err != nil {
 		return false, err

@@ -35,11 +35,11 @@ type pooledRoles struct {
 	makers sync.WaitGroup
 	mu     sync.Mutex
 	closed bool
-	ready  map[string]compiled // by role name: known to stand on the target
+	ready  map[string]*shape // by role name: known to stand on the target
 }
 
 func newPooledRoles(s *server, sp spec, log *slog.Logger) *pooledRoles {
-	return &pooledRoles{server: s, most: sp.MaxPooledScopes, log: log, making: scopeMaking(sp.Database), standing: scopeReady(sp.Database), ready: map[string]compiled{}}
+	return &pooledRoles{server: s, most: sp.MaxPooledScopes, log: log, making: scopeMaking(sp.Database), standing: scopeReady(sp.Database), ready: map[string]*shape{}}
 }
 
 func (p *pooledRoles) close() {
@@ -56,48 +56,55 @@ func (p *pooledRoles) forget(name string) {
 }
 
 // ensure returns when the pooled role stands with all its grants.
-func (p *pooledRoles) ensure(ctx context.Context, name string, c compiled) error {
+func (p *pooledRoles) ensure(ctx context.Context, name string, c compiled) (*shape, error) {
 	p.mu.Lock()
-	_, known := p.ready[name]
-	if known || p.closed {
+	known := p.ready[name]
+	if known != nil || p.closed {
 		closed := p.closed
 		p.mu.Unlock()
 		if closed {
-			return &issuers.Error{Kind: issuers.Unreachable, Detail: "the issuer is closed"}
+			return nil, &issuers.Error{Kind: issuers.Unreachable, Detail: "the issuer is closed"}
 		}
-		return nil
+		return known, nil
 	}
 	p.makers.Add(1)
 	p.mu.Unlock()
 	done := p.flight.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeTimeout)
 		defer cancel()
-		return nil, p.make(ctx, name, c)
+		return p.make(ctx, name, c)
 	})
 	// the maker is waited for by whoever shares it, even when the caller leaves
-	result := make(chan error, 1)
+	result := make(chan singleflight.Result, 1)
 	go func() {
 		defer p.makers.Done()
-		result <- (<-done).Err
+		result <- <-done
 	}()
 	select {
-	case err := <-result:
-		return err
+	case r := <-result:
+		made, _ := r.Val.(*shape)
+		return made, r.Err
 	case <-ctx.Done():
 		// nothing of this lease was asked of the target yet
-		return &issuers.Error{Kind: issuers.Unreachable, Detail: "the scope's pooled role is still being made", Err: ctx.Err()}
+		return nil, &issuers.Error{Kind: issuers.Unreachable, Detail: "the scope's pooled role is still being made", Err: ctx.Err()}
 	}
 }
 
 // make makes or completes a pooled role.
-func (p *pooledRoles) make(ctx context.Context, name string, c compiled) error {
-	err := p.locked(ctx, func(conn *pgx.Conn) error {
+func (p *pooledRoles) make(ctx context.Context, name string, c compiled) (made *shape, err error) {
+	err = p.locked(ctx, func(conn *pgx.Conn) error {
 		stands, err := p.begin(ctx, conn, name)
+		if err == nil && stands {
+			made, stands, err = p.describe(ctx, conn, name, c)
+		}
 		if err != nil || stands {
 			return err
 		}
 		if err := p.grantAll(ctx, conn, name, c); err != nil {
 			return err
+		}
+		if made, stands, err = p.describe(ctx, conn, name, c); err != nil || !stands {
+			return errors.Join(err, errors.New("the table of its leases' values is not there"))
 		}
 		return comment(ctx, conn, name, p.standing)
 	})
@@ -107,12 +114,12 @@ func (p *pooledRoles) make(ctx context.Context, name string, c compiled) error {
 			// whatever became of the pooled role: the lease's account was not asked for
 			e.Kind = issuers.Unreachable
 		}
-		return &e
+		return nil, &e
 	}
 	p.mu.Lock()
-	p.ready[name] = c
+	p.ready[name] = made
 	p.mu.Unlock()
-	return nil
+	return made, nil
 }
 
 // locked runs f while holding the lock of makers and sweepers.

@@ -122,7 +122,9 @@ func TestHazard15PooledNameIsTheGrants(t *testing.T) {
 		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","columns":["x"]}]}]`,
 		`[{"type":"database","actions":["select"]}]`,
 		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"eq","values":["1"]}]}]}]`,
-		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"eq","values":["2"]}]}]}]`,
+		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"ne","values":["1"]}]}]}]`,
+		`[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"in","values":["1","2"]}]}]}]`,
+		`[{"type":"database","identifier":"orders","actions":["select","update"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"eq","values":["1"]}]}]}]`,
 	} {
 		others = append(others, mustCompile(t, s).roleName("orders", "r", 1))
 	}
@@ -132,8 +134,29 @@ func TestHazard15PooledNameIsTheGrants(t *testing.T) {
 		}
 	}
 	slices.Sort(others)
-	if len(slices.Compact(others)) != 10 {
+	if len(slices.Compact(others)) != 12 {
 		t.Errorf("distinct grants share a name: %v", others)
+	}
+}
+
+// HAZARDS 15: what filters compare with is the lease's own, and no reason for
+// another pooled role.
+func TestHazard15ValuesAreNotInThePooledName(t *testing.T) {
+	name := func(op, values string) string {
+		return mustCompile(t, `[{"type":"database","identifier":"orders","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"`+op+`","values":[`+values+`]}]}]}]`).roleName("orders", "r", 1)
+	}
+	if name("eq", `"1"`) != name("eq", `"2"`) || name("in", `"1","2"`) != name("in", `"3","4","5"`) {
+		t.Error("values make a pooled role of their own")
+	}
+	// the scope itself, which several databases share, keeps its values
+	sc, err := scope.Parse([]byte(`[{"type":"database","actions":["select"],"tables":[{"name":"public.a","rows":[{"column":"x","op":"eq","values":["1"]}]}]}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := sc.String()
+	c := mustCompile(t, before)
+	if len(c.pooled) != 2 || len(c.pooled[0].values) != 1 || c.pooled[1].values[0].Values[0] != "1" || sc.String() != before {
+		t.Errorf("compiled to %+v; the scope is now %s", c.pooled, sc)
 	}
 }
 

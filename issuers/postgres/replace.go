@@ -20,16 +20,20 @@ type standing struct {
 	ours    bool // it bears our mark of this lease
 	login   bool
 	members []string
+	// valued are those members with a table of values in the main database
+	valued []string
 }
 
 const lookSQL = `SELECT coalesce(shobj_description(r.oid, 'pg_authid'), ''), r.rolcanlogin,
-	ARRAY(SELECT p.rolname::text FROM pg_auth_members m JOIN pg_roles p ON p.oid = m.roleid WHERE m.member = r.oid)
+	ARRAY(SELECT p.rolname::text FROM pg_auth_members m JOIN pg_roles p ON p.oid = m.roleid WHERE m.member = r.oid),
+	ARRAY(SELECT p.rolname::text FROM pg_auth_members m JOIN pg_roles p ON p.oid = m.roleid AND starts_with(p.rolname, $2)
+		WHERE m.member = r.oid AND to_regclass(format('%I.%I', $3 || substr(p.rolname, length($2) + 1), $4::text)) IS NOT NULL)
 	FROM pg_roles r WHERE r.rolname = $1`
 
 func look(ctx context.Context, c *pgx.Conn, lease issuers.Lease) (standing, error) {
 	var s standing
 	var text string
-	err := c.QueryRow(ctx, lookSQL, lease.Name).Scan(&text, &s.login, &s.members)
+	err := c.QueryRow(ctx, lookSQL, lease.Name, scopePrefix, rowsPrefix, valuesTable).Scan(&text, &s.login, &s.members, &s.valued)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, errAbsent
 	}
@@ -78,7 +82,7 @@ func (is *Issuer) replace(ctx context.Context, a *account) (ready bool, err erro
 	if err != nil {
 		return false, rollback(ctx, conn.Conn(), err)
 	}
-	statements, err := a.replaceSQL(conn.Conn(), f, s)
+	statements, err := a.replaceSQL(conn.Conn(), f, s, is.server.main)
 	if err != nil {
 		return false, rollback(ctx, conn.Conn(), err)
 	}
@@ -90,7 +94,7 @@ func (is *Issuer) replace(ctx context.Context, a *account) (ready bool, err erro
 	return len(rows) == 1 && string(rows[0][1]) == "t", nil
 }
 
-func (a *account) replaceSQL(c *pgx.Conn, f *facts, s standing) ([]string, error) {
+func (a *account) replaceSQL(c *pgx.Conn, f *facts, s standing, main string) ([]string, error) {
 	attributes, err := a.attributes(c, f)
 	if err != nil {
 		return nil, err
@@ -107,9 +111,13 @@ func (a *account) replaceSQL(c *pgx.Conn, f *facts, s standing) ([]string, error
 	for _, m := range s.members {
 		if m != a.scopeRole && strings.HasPrefix(m, scopePrefix) {
 			out = append(out, "REVOKE "+ident(m)+" FROM "+role)
+			if slices.Contains(s.valued, m) {
+				out = append(out, "DELETE FROM "+ident(rowsName(m), valuesTable)+" WHERE account = '"+a.lease.Name+"'")
+			}
 		}
 	}
-	return append(out, a.pathSQL()...), nil
+	values, err := a.rowsSQL(c, main)
+	return append(append(out, values...), a.pathSQL()...), err
 }
 
 // rollback ends a transaction that failed with err and returns err. A connection

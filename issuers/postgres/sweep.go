@@ -16,7 +16,7 @@ import (
 func (is *Issuer) Sweep(ctx context.Context) error {
 	p := is.pooled
 	err := p.locked(ctx, func(conn *pgx.Conn) error {
-		return errors.Join(p.sweepUnused(ctx, conn), p.refresh(ctx, conn))
+		return errors.Join(p.sweepUnused(ctx, conn), p.refresh(ctx, conn), p.sweepValues(ctx, conn))
 	})
 	if err != nil {
 		return sentError("sweep pooled roles", err)
@@ -108,8 +108,8 @@ func (p *pooledRoles) dropOwned(ctx context.Context, main *pgx.Conn, name string
 func (p *pooledRoles) refresh(ctx context.Context, conn *pgx.Conn) error {
 	p.mu.Lock()
 	known := make(map[string]compiled, len(p.ready))
-	for name, c := range p.ready {
-		known[name] = c
+	for name, s := range p.ready {
+		known[name] = s.compiled
 	}
 	p.mu.Unlock()
 	for name, c := range known {
@@ -127,11 +127,27 @@ func (p *pooledRoles) refresh(ctx context.Context, conn *pgx.Conn) error {
 		failed := p.grantAll(ctx, conn, name, c)
 		if failed != nil {
 			p.log.WarnContext(ctx, "pooled role not refreshed", "role", name, "error", failed)
+		} else if err := p.remember(ctx, conn, name, c); err != nil {
+			return err
 		}
 		if err := p.vouch(ctx, conn, name, c, failed == nil); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// remember describes a pooled role anew: a column under its views may have another
+// type now.
+func (p *pooledRoles) remember(ctx context.Context, conn *pgx.Conn, name string, c compiled) error {
+	made, stands, err := p.describe(ctx, conn, name, c)
+	if err != nil || !stands {
+		p.forget(name)
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ready[name] = made
 	return nil
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // makeViews makes the views of rows that a scope needs, or repairs them, and
-// lets its pooled role read them. The caller holds the pool's lock.
+// gives its pooled role its rights on them. The caller holds the pool's lock.
 func (p *pooledRoles) makeViews(ctx context.Context, main *pgx.Conn, scopeRole string, c compiled) error {
 	owned := false
 	for _, g := range c.pooled {
@@ -47,13 +47,17 @@ func (p *pooledRoles) makeViews(ctx context.Context, main *pgx.Conn, scopeRole s
 func viewError(database string, err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && saidNo(err) && strings.HasPrefix(pg.Code, "22") {
-		return &issuers.Error{Kind: issuers.BadScope, Detail: "rows: " + pg.Message, Err: err}
+		return badValue(pg)
 	}
 	if codeOf(err) == codePrivilege {
 		return &issuers.Error{Kind: issuers.Refused, Err: err,
 			Detail: "database " + database + ": the admin account lacks a right that views of rows need; see the target's check"}
 	}
 	return err
+}
+
+func badValue(pg *pgconn.PgError) error {
+	return &issuers.Error{Kind: issuers.BadScope, Detail: "rows: " + pg.Message, Err: pg}
 }
 
 // makeOwner makes the role that a scope's views belong to. It cannot log in, has
@@ -116,8 +120,9 @@ type stale struct {
 
 func (w viewMaker) make(ctx context.Context, conn *pgx.Conn, views []rowView) error {
 	var todo []stale
+	var slots []slot
 	for _, v := range views {
-		s, fresh, err := w.look(ctx, conn, v)
+		s, fresh, err := w.look(ctx, conn, v, &slots)
 		if err != nil {
 			return err
 		}
@@ -129,7 +134,15 @@ func (w viewMaker) make(ctx context.Context, conn *pgx.Conn, views []rowView) er
 	if err != nil {
 		return err
 	}
+	for _, s := range todo {
+		if s.exists {
+			statements = append(statements, "DROP VIEW "+ident(w.owner, s.view.Name)) // never with what others built on it
+		}
+	}
 	if _, err := run(ctx, conn, strings.Join(statements, "; ")); err != nil {
+		return err
+	}
+	if err := w.keep(ctx, conn, slots); err != nil {
 		return err
 	}
 	for _, s := range todo {
@@ -139,7 +152,13 @@ func (w viewMaker) make(ctx context.Context, conn *pgx.Conn, views []rowView) er
 	}
 	grants := []string{"GRANT USAGE ON SCHEMA " + ident(w.owner) + " TO " + ident(w.reader)}
 	for _, v := range views {
-		grants = append(grants, "GRANT SELECT ON "+ident(w.owner, v.Name)+" TO "+ident(w.reader))
+		for _, r := range v.Rights {
+			right := grant{Privileges: []string{r.Privilege}, Columns: r.Columns}
+			if slices.Equal(r.Columns, v.Columns) { // all that the view has
+				right.Columns = nil
+			}
+			grants = append(grants, "GRANT "+right.privilegeList()+" ON "+ident(w.owner, v.Name)+" TO "+ident(w.reader))
+		}
 	}
 	grants = append(grants, "RESET ROLE")
 	if !factsOf(conn).superuser {
@@ -171,17 +190,16 @@ func (w viewMaker) become(ctx context.Context, conn *pgx.Conn) ([]string, error)
 
 func (w viewMaker) create(ctx context.Context, conn *pgx.Conn, s stale) error {
 	name := ident(w.owner, s.view.Name)
-	var sql strings.Builder
-	if s.exists {
-		sql.WriteString("DROP VIEW " + name + "; ") // never with what others built on it
-	}
 	selected := make([]string, len(s.columns))
 	for i, c := range s.columns {
 		selected[i] = "t." + ident(c)
 	}
-	sql.WriteString("CREATE VIEW " + name + " WITH (security_barrier = true) AS SELECT " + strings.Join(selected, ", ") +
-		" FROM " + ident(s.view.Schema, s.view.Name) + " AS t WHERE " + s.where)
-	if _, err := run(ctx, conn, sql.String()); err != nil {
+	sql := "CREATE VIEW " + name + " WITH (security_barrier = true) AS SELECT " + strings.Join(selected, ", ") +
+		" FROM " + ident(s.view.Schema, s.view.Name) + " AS t WHERE " + s.where
+	if s.view.writes() {
+		sql += " WITH CASCADED CHECK OPTION"
+	}
+	if _, err := run(ctx, conn, sql); err != nil {
 		return err
 	}
 	marks, err := list(ctx, conn, "SELECT md5(pg_get_viewdef($1::text::regclass))", name)
@@ -213,15 +231,21 @@ const (
 		WHERE has_any_column_privilege($2::name, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') OR has_table_privilege($2::name, c.oid, 'DELETE, TRUNCATE, TRIGGER')`
 	// A view's comment is the hash of how the server wrote it down when it was
 	// made. A table or column renamed since changes what the server writes.
-	viewSQL = `SELECT pg_get_userbyid(c.relowner) = $1 AND c.relkind = 'v' AND 'security_barrier=true' = ANY (c.reloptions)
-			AND coalesce(obj_description(c.oid, 'pg_class') = md5(pg_get_viewdef(c.oid)), false)
-			AND ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) = $3::text[]
+	viewSQL = `SELECT coalesce(pg_get_userbyid(c.relowner) = $1 AND c.relkind = 'v' AND 'security_barrier=true' = ANY (c.reloptions)
+			AND ('check_option=cascaded' = ANY (c.reloptions)) = $4 AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type <> '1')
+			AND obj_description(c.oid, 'pg_class') = md5(pg_get_viewdef(c.oid))
+			AND ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) = $3::text[], false)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
-	conditionSQL = `SELECT string_agg(format('t.%1$I OPERATOR(pg_catalog.%2$s) %3$L::%4$s', $1::text, $2::text, v, $3::text), ' OR ') FROM unnest($4::text[]) v`
+	// A rule of the table's rewrites what is written, and check options are then
+	// ignored (documentation, CREATE VIEW); a foreign table's rows are changed
+	// elsewhere. Rules on partitions do not matter, where rows come in from above.
+	unwritableSQL = `WITH RECURSIVE d(oid) AS (SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN d ON i.inhparent = d.oid)
+		SELECT CASE WHEN c.relkind NOT IN ('r', 'p') THEN c.oid::regclass || ' is no ordinary table' ELSE c.oid::regclass || ' has rules' END
+		FROM d JOIN pg_class c USING (oid) WHERE c.relkind NOT IN ('r', 'p') OR c.oid = $1 AND EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)`
 )
 
 // look compares a view with what it should be.
-func (w viewMaker) look(ctx context.Context, conn *pgx.Conn, v rowView) (s stale, fresh bool, err error) {
+func (w viewMaker) look(ctx context.Context, conn *pgx.Conn, v rowView, slots *[]slot) (s stale, fresh bool, err error) {
 	s.view = v
 	var table uint32
 	err = conn.QueryRow(ctx, tableSQL, v.Schema, v.Name).Scan(&table)
@@ -231,13 +255,8 @@ func (w viewMaker) look(ctx context.Context, conn *pgx.Conn, v rowView) (s stale
 	if err != nil {
 		return s, false, err
 	}
-	open, err := list(ctx, conn, openSQL, table, w.reader)
-	if err != nil {
+	if err := w.sound(ctx, conn, v, table); err != nil {
 		return s, false, err
-	}
-	if len(open) > 0 {
-		return s, false, refused("database %s: PUBLIC has rights on %s, so that a row filter on %s would mean nothing; REVOKE ALL ON %s FROM PUBLIC",
-			w.database, open[0], ident(v.Schema, v.Name), open[0])
 	}
 	rows, err := conn.Query(ctx, columnsSQL, table)
 	if err != nil {
@@ -253,10 +272,10 @@ func (w viewMaker) look(ctx context.Context, conn *pgx.Conn, v rowView) (s stale
 	if s.columns, err = pick(v, columns); err != nil {
 		return s, false, err
 	}
-	if s.where, err = whereSQL(ctx, conn, v, columns); err != nil {
+	if s.where, err = w.whereSQL(v, columns, slots); err != nil {
 		return s, false, err
 	}
-	err = conn.QueryRow(ctx, viewSQL, w.owner, v.Name, s.columns).Scan(&fresh)
+	err = conn.QueryRow(ctx, viewSQL, w.owner, v.Name, s.columns, v.writes()).Scan(&fresh)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, false, nil
 	}
@@ -278,12 +297,32 @@ func pick(v rowView, columns []column) ([]string, error) {
 	return out, nil
 }
 
-// whereSQL is a filter as SQL. The server quotes the values, and reads them as
-// values of the column's own type.
-func whereSQL(ctx context.Context, conn *pgx.Conn, v rowView, columns []column) (string, error) {
+// sound refuses a table whose filter would mean nothing, or not be kept.
+func (w viewMaker) sound(ctx context.Context, conn *pgx.Conn, v rowView, table uint32) error {
+	open, err := list(ctx, conn, openSQL, table, w.reader)
+	if err != nil {
+		return err
+	}
+	if len(open) > 0 {
+		return refused("database %s: PUBLIC has rights on %s, so that a row filter on %s would mean nothing; REVOKE ALL ON %s FROM PUBLIC",
+			w.database, open[0], ident(v.Schema, v.Name), open[0])
+	}
+	if len(v.Rights) == 1 && v.may(mayRead) {
+		return nil
+	}
+	why, err := list(ctx, conn, unwritableSQL, table)
+	if err == nil && len(why) > 0 {
+		err = refused("database %s: %s, so that what is written to %s could not be held to its row filter; only select is allowed there with rows",
+			w.database, why[0], ident(v.Schema, v.Name))
+	}
+	return err
+}
+
+// whereSQL is a filter as SQL, and adds the values that it needs.
+func (w viewMaker) whereSQL(v rowView, columns []column, slots *[]slot) (string, error) {
 	var all []string
 	for _, c := range v.Where {
-		text, err := conditionOf(ctx, conn, c, columns)
+		text, err := w.conditionSQL(c, columns, slots)
 		if err != nil {
 			return "", err
 		}
@@ -292,7 +331,7 @@ func whereSQL(ctx context.Context, conn *pgx.Conn, v rowView, columns []column) 
 	return strings.Join(all, " AND "), nil
 }
 
-func conditionOf(ctx context.Context, conn *pgx.Conn, c scope.Condition, columns []column) (string, error) {
+func (w viewMaker) conditionSQL(c scope.Condition, columns []column, slots *[]slot) (string, error) {
 	i := slices.IndexFunc(columns, func(x column) bool { return x.name == c.Column })
 	if i < 0 {
 		return "", &issuers.Error{Kind: issuers.BadScope, Detail: fmt.Sprintf("rows: the table has no column %q", c.Column)}
@@ -307,12 +346,10 @@ func conditionOf(ctx context.Context, conn *pgx.Conn, c scope.Condition, columns
 		return "", &issuers.Error{Kind: issuers.BadScope, Detail: fmt.Sprintf("rows: column %q is of type %s; filters can be on booleans, numbers, texts, "+
 			"enums, uuids, inet, dates and timestamps", c.Column, columns[i].typeName)}
 	}
-	for _, v := range c.Values {
-		if columns[i].kind == "time" && checkTime(v) != nil {
-			return "", &issuers.Error{Kind: issuers.BadScope, Detail: fmt.Sprintf("rows: column %q: %q: %v", c.Column, v, errValue)}
-		}
+	s := slot{name: slotName(len(*slots)), typeSQL: columns[i].typeName}
+	if c.Op == "in" {
+		s.typeSQL += "[]"
 	}
-	var text string
-	err := conn.QueryRow(ctx, conditionSQL, c.Column, operators[c.Op], columns[i].typeName, c.Values).Scan(&text)
-	return text, err
+	*slots = append(*slots, s)
+	return w.compareSQL(c, s), nil
 }

@@ -93,6 +93,7 @@ func (is *Issuer) withdrawBatch(ctx context.Context, batch []*ending) {
 type withdrawal struct {
 	is   *Issuer
 	conn *pgx.Conn
+	kept []string // owners of views whose tables of values, in the main database, have rows of the accounts
 }
 
 // end takes the batch through the steps; each keeps those that go on.
@@ -106,7 +107,9 @@ func (b *withdrawal) end(ctx context.Context, items []*ending) {
 	b.each(ctx, standing, b.endSessions)
 	b.each(ctx, present(standing), b.refusePrepared)
 	b.dropOwned(ctx, present(standing))
+	b.each(ctx, present(standing), b.forgetSides)
 	b.each(ctx, present(standing), b.drop)
+	b.each(ctx, slices.DeleteFunc(slices.Clone(items), func(e *ending) bool { return e.settled || e.oid != 0 }), b.forgetAll)
 	b.each(ctx, slices.DeleteFunc(items, func(e *ending) bool { return e.settled }), b.prove)
 }
 
@@ -216,13 +219,21 @@ func (b *withdrawal) lock(ctx context.Context, tx pgx.Tx, items []*ending) error
 	return err
 }
 
-// drop removes the accounts. Their sessions are gone and they own nothing.
+// drop removes the accounts, and the values of their filters with them. Their
+// sessions are gone and they own nothing.
 func (b *withdrawal) drop(ctx context.Context, items []*ending) error {
 	quoted := make([]string, len(items))
 	for i, e := range items {
 		quoted[i] = ident(e.lease.Name)
 	}
-	_, err := run(ctx, b.conn, "DROP ROLE IF EXISTS "+strings.Join(quoted, ", "))
+	forget := ""
+	if len(b.kept) > 0 {
+		var err error
+		if forget, err = deleteSQL(ctx, b.conn, b.kept, names(items), ""); err != nil {
+			return err
+		}
+	}
+	_, err := run(ctx, b.conn, forget+"DROP ROLE IF EXISTS "+strings.Join(quoted, ", "))
 	return err
 }
 

@@ -3,9 +3,7 @@ package azure
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -34,42 +32,27 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 	if j != nil && j.Dated {
 		out = append(out, federation.Skew("Entra", j.Ahead, j.Unsure))
 	}
-	f := issuers.Finding{Name: stepToken, OK: err == nil, Detail: "the application takes this target's token"}
 	if err != nil {
-		if !isAnswer(err) {
+		if !federation.IsAnswer(err) {
 			return nil, err
 		}
-		f.Detail, f.Fix = detailOf(err), is.fixFor(err)
+		f := federation.Failed(stepToken, err, is.fixFor(err))
 		// A target that is not written yet has published no key.
 		f.Warning = !documents.OK && issuers.KindOf(err) == issuers.Refused
 		return append(out, f), nil
 	}
-	out = append(out, f)
+	out = append(out, issuers.Finding{Name: stepToken, OK: true, Detail: "the application takes this target's token"})
 	if is.spec.Way == wayToken {
 		return out, nil
 	}
-	f = issuers.Finding{Name: stepKey, OK: true, Detail: "the storage account makes keys for it"}
+	f := issuers.Finding{Name: stepKey, OK: true, Detail: "the storage account makes keys for it"}
 	if _, err := is.delegate(ctx, t, now.Add(-early), now.Add(checkLife)); err != nil {
-		if !isAnswer(err) {
+		if !federation.IsAnswer(err) {
 			return nil, err
 		}
-		f.OK, f.Detail, f.Fix = false, detailOf(err), is.fixFor(err)
+		f = federation.Failed(stepKey, err, is.fixFor(err))
 	}
 	return append(out, f), nil
-}
-
-// isAnswer says whether Azure itself said no.
-func isAnswer(err error) bool {
-	k := issuers.KindOf(err)
-	return k != issuers.Unreachable && k != issuers.Unknown
-}
-
-func detailOf(err error) string {
-	var e *issuers.Error
-	if errors.As(err, &e) {
-		return e.Detail
-	}
-	return federation.OneLine(err.Error())
 }
 
 // fixFor is the command that mends what Azure answered, where one does.
@@ -80,12 +63,9 @@ func (is *Issuer) fixFor(err error) string {
 		if err != nil {
 			return ""
 		}
-		return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", is.spec.Client, quote(string(doc)))
+		return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", is.spec.Client, federation.Quote(string(doc)))
 	case "AuthorizationPermissionMismatch":
 		return fmt.Sprintf("az role assignment create --assignee %s --role 'Storage Blob Delegator' --scope \"$(az storage account show --name %s --query id --output tsv)\"", is.spec.Client, is.spec.Account)
 	}
 	return ""
 }
-
-// quote quotes for any POSIX shell: nothing is special within ' but '.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -1,8 +1,11 @@
 package azure
 
 import (
+	"net/http"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 )
 
@@ -14,6 +17,11 @@ func Grant(raw []byte, s scope.Scope) (kind, container, path, permissions string
 	}
 	g, err := sp.compile(s)
 	return g.kind, g.container, g.path, g.permissions, err
+}
+
+// Through has an issuer's requests go through another transport.
+func Through(is issuers.Issuer, rt http.RoundTripper) {
+	is.(*Issuer).http.Transport = federation.Watch(rt)
 }
 
 // Sign signs a SAS for a scope by a key as the account answers it.

@@ -119,7 +119,7 @@ var decoders = map[string][]string{
 	"issuers/kv":               {"FuzzCompile"},
 	"issuers/github":           {"FuzzCompile"},
 	"issuers/gcp":              {"FuzzCompile", "FuzzAnswer"},
-	"issuers/azure":            {"FuzzCompile", "FuzzAnswer"},
+	"issuers/azure":            {"FuzzCompile", "FuzzToken", "FuzzDelegation"},
 	"issuers/federation":       {"FuzzDocuments"},
 }
 

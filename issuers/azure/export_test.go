@@ -1,10 +1,8 @@
 package azure
 
 import (
-	"net/http"
 	"time"
 
-	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 )
@@ -19,9 +17,31 @@ func Grant(raw []byte, s scope.Scope) (kind, container, path, permissions string
 	return g.kind, g.container, g.path, g.permissions, err
 }
 
-// Through has an issuer's requests go through another transport.
-func Through(is issuers.Issuer, rt http.RoundTripper) {
-	is.(*Issuer).http.Transport = federation.Watch(rt)
+// ReadToken reads an answer of Entra's.
+func ReadToken(status int, body []byte, deadline time.Time) (token string, expires time.Time, err error) {
+	t, err := readToken(federation.Answer{Status: status, Body: body}, deadline)
+	return t.text.Reveal(), t.expires, err
+}
+
+// SignBy signs a SAS for a scope by the account's answer to the question for a key.
+func SignBy(raw []byte, s scope.Scope, status int, body []byte, start, end time.Time) (string, error) {
+	k, err := readDelegation(federation.Answer{Status: status, Body: body})
+	if err != nil {
+		return "", err
+	}
+	sp, err := parseSpec(raw)
+	if err != nil {
+		return "", err
+	}
+	g, err := sp.compile(s)
+	if err != nil {
+		return "", err
+	}
+	t, err := sp.sas(g, k, start, end)
+	if err != nil {
+		return "", halfAnswer(stepKey)
+	}
+	return t.Reveal(), nil
 }
 
 // Sign signs a SAS for a scope by a key as the account answers it.

@@ -100,8 +100,14 @@ func (is *Issuer) token(ctx context.Context, name, what string, deadline time.Ti
 	if err != nil {
 		return entraToken{}, j, err
 	}
+	t, err := readToken(a, deadline)
+	return t, j, err
+}
+
+// readToken takes Entra's answer if it is a whole token.
+func readToken(a federation.Answer, deadline time.Time) (entraToken, error) {
 	if a.Status != http.StatusOK {
-		return entraToken{}, j, entraFailure(a, deadline)
+		return entraToken{}, entraFailure(a, deadline)
 	}
 	var out struct {
 		AccessToken string `json:"access_token"`
@@ -109,9 +115,9 @@ func (is *Issuer) token(ctx context.Context, name, what string, deadline time.Ti
 		ExpiresIn   int64  `json:"expires_in"` // seconds
 	}
 	if json.Unmarshal(a.Body, &out) != nil || !isToken(out.AccessToken) || out.TokenType != "Bearer" || out.ExpiresIn < 1 || out.ExpiresIn > 1<<20 {
-		return entraToken{}, j, halfAnswer(stepToken)
+		return entraToken{}, halfAnswer(stepToken)
 	}
-	return entraToken{secret.New(out.AccessToken), time.Now().Add(time.Duration(out.ExpiresIn) * time.Second)}, j, nil
+	return entraToken{secret.New(out.AccessToken), time.Now().Add(time.Duration(out.ExpiresIn) * time.Second)}, nil
 }
 
 // isToken says whether a text can stand in a header as it is (RFC 6750 §2.1).
@@ -127,6 +133,11 @@ func (is *Issuer) delegate(ctx context.Context, t entraToken, start, end time.Ti
 	if err != nil {
 		return delegationKey{}, err
 	}
+	return readDelegation(a)
+}
+
+// readDelegation takes the storage account's answer if it is a whole key.
+func readDelegation(a federation.Answer) (delegationKey, error) {
 	if a.Status != http.StatusOK {
 		return delegationKey{}, storageFailure(a)
 	}

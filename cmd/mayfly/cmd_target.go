@@ -193,6 +193,9 @@ func (s *shell) showTarget(kind, name, group, permit string, report wire.TargetR
 			verb = "will be written"
 		}
 		p.printf("%s %s: %s\n", p.paint(green, verb), "target "+clean(name), "roles "+clean(or(strings.Join(roles, ", "), "none")))
+		if _, ours := tries[kind]; ours && len(roles) == 0 {
+			p.line("\nWrite a role for it: docs/issuers/" + kind + ".md says what its scopes name.")
+		}
 		if permit == "" {
 			return
 		}
@@ -233,7 +236,8 @@ var tries = map[string]string{
 	"azure":  "mayfly exec ROLE -- az storage blob list --container-name CONTAINER",
 	"vault":  "", // what it is for, only Vault's own operators know
 	"jwt":    "",
-	"x509":   "",
+	// which names, its CSR chooses
+	"x509": "mayfly request ROLE --purpose 'trying it out' --csr api.csr",
 }
 
 // tryOut is the command by which somebody sees the role work.

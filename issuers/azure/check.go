@@ -18,10 +18,10 @@ const checkLife = time.Minute
 
 // Check implements [issuers.Checker]. It goes the way of a mint, and drops what it gets.
 func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
-	if is.closed.Load() {
-		return nil, refused("the issuer is closed")
+	if err := is.Usable(); err != nil {
+		return nil, err
 	}
-	documents := is.provider.CheckDocuments(ctx, is.http, "Entra", "identity.issuer", false)
+	documents := is.Provider.CheckDocuments(ctx, is.HTTP, "Entra", "identity.issuer", false)
 	out := []issuers.Finding{documents}
 	what := storageScope
 	if is.spec.Way == wayToken {
@@ -59,7 +59,7 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 func (is *Issuer) fixFor(err error) string {
 	switch codeOf(err) {
 	case "invalid_client":
-		doc, err := json.Marshal(map[string]any{"name": "mayfly", "issuer": is.provider.Issuer, "subject": is.provider.Subject, "audiences": []string{is.provider.Audience}})
+		doc, err := json.Marshal(map[string]any{"name": "mayfly", "issuer": is.Provider.Issuer, "subject": is.Provider.Subject, "audiences": []string{is.Provider.Audience}})
 		if err != nil {
 			return ""
 		}

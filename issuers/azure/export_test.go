@@ -39,7 +39,7 @@ func SignBy(raw []byte, s scope.Scope, status int, body []byte, start, end time.
 	}
 	t, err := sp.sas(g, k, start, end)
 	if err != nil {
-		return "", halfAnswer(stepKey)
+		return "", federation.HalfAnswer(stepKey)
 	}
 	return t.Reveal(), nil
 }

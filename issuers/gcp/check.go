@@ -23,14 +23,14 @@ const (
 // Check implements [issuers.Checker]. It makes a token that can read one object
 // of no meaning, and drops it.
 func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
-	if is.closed.Load() {
-		return nil, refused("the issuer is closed")
+	if err := is.Usable(); err != nil {
+		return nil, err
 	}
-	documents := is.provider.CheckDocuments(ctx, is.http, "Google", "identity.issuer", is.spec.STSEndpoint == stsEndpoint)
+	documents := is.Provider.CheckDocuments(ctx, is.HTTP, "Google", "identity.issuer", is.spec.STSEndpoint == stsEndpoint)
 	out := []issuers.Finding{documents}
 	cut, err := is.checkBoundary()
 	if err != nil {
-		return nil, refused("%v", err)
+		return nil, federation.Refused("%v", err)
 	}
 	var failed error
 	now := time.Now()
@@ -81,10 +81,10 @@ func (is *Issuer) fixFor(err error) string {
 			verb = "update-oidc"
 		}
 		return fmt.Sprintf("gcloud iam workload-identity-pools providers %s %s --project=%s --location=global --workload-identity-pool=%s --issuer-uri=%s --allowed-audiences=%s --attribute-mapping=google.subject=assertion.sub --attribute-condition=%s",
-			verb, m[3], m[1], m[2], federation.Quote(is.provider.Issuer), federation.Quote(is.provider.Audience), federation.Quote(fmt.Sprintf("assertion.sub=='%s'", is.provider.Subject)))
+			verb, m[3], m[1], m[2], federation.Quote(is.Provider.Issuer), federation.Quote(is.Provider.Audience), federation.Quote(fmt.Sprintf("assertion.sub=='%s'", is.Provider.Subject)))
 	case c.step == stepImpersonate && c.code == "PERMISSION_DENIED":
 		return fmt.Sprintf("gcloud iam service-accounts add-iam-policy-binding %s --role=roles/iam.workloadIdentityUser --member=%s", is.spec.ServiceAccount,
-			federation.Quote(fmt.Sprintf("principal://iam.googleapis.com/projects/%s/locations/global/workloadIdentityPools/%s/subject/%s", m[1], m[2], is.provider.Subject)))
+			federation.Quote(fmt.Sprintf("principal://iam.googleapis.com/projects/%s/locations/global/workloadIdentityPools/%s/subject/%s", m[1], m[2], is.Provider.Subject)))
 	}
 	return ""
 }

@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,6 +145,35 @@ func TestBodyThatDoesNotArriveIsGivenUp(t *testing.T) {
 			t.Errorf("%s: the connection was not closed: %v", path, err)
 		}
 		must(t, conn.Close())
+	}
+}
+
+// deadlines remembers by when the connection was to be read.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	last time.Time
+	set  int
+}
+
+func (d *deadlines) SetReadDeadline(at time.Time) error {
+	d.last, d.set = at, d.set+1
+	return nil
+}
+
+// A deadline that outlives the reading of the body would cancel the call's context
+// when it passes, however long the call may take.
+func TestNoDeadlineOfABodyEndsTheCall(t *testing.T) {
+	tc, n := one(t)
+	c := tc.newClient(t, "mfs_dpop", "dpop").fresh(n)
+	for path, body := range map[string]string{"/target-preview": `{"name":"t","spec":{}}`, "/tasks": `{"name":"t","purpose":"p"}`, "/sys/unseal": `{"share":"x"}`} {
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequest(http.MethodPost, "/api/v1"+path, strings.NewReader(body))
+		r.Host, r.TLS = n.addr, &tls.ConnectionState{}
+		r.Header = c.sign(c.request(http.MethodPost, n.url+"/api/v1"+path, body)).Header
+		n.server.Handler().ServeHTTP(w, r)
+		if w.Code == http.StatusUnauthorized || w.set < 2 || !w.last.IsZero() {
+			t.Errorf("%s: status %d; of %d deadlines the last is %s: %s", path, w.Code, w.set, w.last, w.Body)
+		}
 	}
 }
 

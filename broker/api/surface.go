@@ -95,6 +95,9 @@ func (f *surface) operation(rt *route, in reflect.Type) huma.Operation {
 	op := huma.Operation{
 		OperationID: rt.id, Method: rt.method, Path: rt.path, Summary: rt.summary, Tags: []string{rt.tag},
 		MaxBodyBytes: rt.limit() + 1,
+		// The body was read before, by a deadline of our own. huma's default of five
+		// seconds would stay with the connection and end every call that takes longer.
+		BodyReadTimeout: -1,
 		Responses: map[string]*huma.Response{"default": {
 			Description: "A problem document (RFC 9457)",
 			Content:     map[string]*huma.MediaType{mediaProblem: {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}}},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/client"
 	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/scope"
 	"github.com/mayfly-broker/mayfly/secret"
 )
 
@@ -160,7 +161,11 @@ func (s *shell) refuseTarget(kind, name string, report wire.TargetReport) error 
 		}
 		fixes = append(fixes, fix)
 	}
-	next := "see that address, account and password are right; the kind's page, docs/issuers/" + kind + ".md, says what the account needs"
+	what := "address, account and password are right"
+	if keyless[kind] {
+		what = "this node reaches the cloud, and knows the CA of endpoints that --set names (--tls-ca-file)"
+	}
+	next := "see that " + what + "; the kind's page, docs/issuers/" + kind + ".md, says what is needed there"
 	if len(fixes) > 0 {
 		if s.output == asTable {
 			fmt.Fprintf(s.err, "\nRun this on %s as its administrator, then try again:\n\n%s\n\n", clean(name), cleanLines(strings.Join(slices.Compact(fixes), "\n")))
@@ -188,6 +193,9 @@ func (s *shell) showTarget(kind, name, group, permit string, report wire.TargetR
 			verb = "will be written"
 		}
 		p.printf("%s %s: %s\n", p.paint(green, verb), "target "+clean(name), "roles "+clean(or(strings.Join(roles, ", "), "none")))
+		if _, ours := tries[kind]; ours && len(roles) == 0 {
+			p.line("\nWrite a role for it: docs/issuers/" + kind + ".md says what its scopes name.")
+		}
 		if permit == "" {
 			return
 		}
@@ -205,7 +213,8 @@ func (s *shell) showTarget(kind, name, group, permit string, report wire.TargetR
 	})
 }
 
-// tries are commands by which somebody sees a role of a kind work; ROLE is its name.
+// tries are commands by which somebody sees a role of a kind work; ROLE is its name,
+// PLACE and CONTAINER are of the first location of its scope.
 // No secret stands in the arguments of a program. Empty: what is requested is
 // itself what there is to see.
 var tries = map[string]string{
@@ -223,16 +232,31 @@ var tries = map[string]string{
 	"ssh":    "mayfly request ROLE --purpose 'trying it out' --public-key ~/.ssh/id_ed25519.pub",
 	"github": "mayfly exec ROLE -- gh api /installation/repositories",
 	"kv":     "mayfly request ROLE --purpose 'trying it out' -o env",
-	"gcp":    "mayfly exec ROLE -- gcloud storage ls gs://BUCKET/PREFIX/",
+	"gcp":    "mayfly exec ROLE -- gcloud storage ls PLACE",
 	"azure":  "mayfly exec ROLE -- az storage blob list --container-name CONTAINER",
 	"vault":  "", // what it is for, only Vault's own operators know
 	"jwt":    "",
-	"x509":   "",
+	// which names, its CSR chooses
+	"x509": "mayfly request ROLE --purpose 'trying it out' --csr api.csr",
 }
 
 // tryOut is the command by which somebody sees the role work.
 func tryOut(kind string, role wire.Object) string {
-	return strings.ReplaceAll(or(tries[kind], "mayfly request ROLE --purpose 'trying it out'"), "ROLE", role.Name)
+	place := firstLocation(role)
+	container, _, _ := strings.Cut(strings.TrimPrefix(place, "az://"), "/")
+	return strings.NewReplacer("ROLE", role.Name, "PLACE", shellQuote(strings.TrimSuffix(place, "*")), "CONTAINER", shellQuote(container)).
+		Replace(or(tries[kind], "mayfly request ROLE --purpose 'trying it out'"))
+}
+
+// firstLocation is one that a role's scope names; empty where it names none.
+func firstLocation(role wire.Object) string {
+	var spec struct {
+		Scope scope.Scope `json:"scope"`
+	}
+	if json.Unmarshal(role.Spec, &spec) != nil || len(spec.Scope) == 0 || len(spec.Scope[0].Locations) == 0 {
+		return ""
+	}
+	return spec.Scope[0].Locations[0]
 }
 
 // permitFor is the policy that lets a group request and renew the roles.

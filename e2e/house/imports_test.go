@@ -43,9 +43,10 @@ var may = map[string]struct {
 
 	"issuers/rabbitmq/rabbitmqtest":     {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
 	"issuers/kubernetes/kubernetestest": {product: []string{"e2e/servertest"}, why: "starts servers for every room's tests"},
-	"issuers/gcp/gcptest":               {product: []string{"e2e/servertest"}, why: "plays Google for the room's tests"},
-	"issuers/azure/azuretest":           {product: []string{"e2e/servertest"}, why: "starts Azurite, and plays Entra, for the room's tests"},
-	"issuers/federation":                {product: []string{"issuers", "secret"}, why: "signs for the kinds that enter a cloud without a secret, and knows none of the clouds"},
+	"issuers/gcp/gcptest":               {product: []string{"e2e/servertest", "issuers/federation/federationtest"}, why: "plays Google for the room's tests"},
+	"issuers/azure/azuretest":           {product: []string{"e2e/servertest", "issuers/federation/federationtest"}, why: "starts Azurite, and plays Entra, for the room's tests"},
+	"issuers/federation/federationtest": {why: "reads what is published as a stranger would, for those who play a cloud"},
+	"issuers/federation":                {product: []string{"issuers", "scope", "secret"}, why: "signs for the kinds that enter a cloud without a secret, and knows none of the clouds"},
 	"issuers/*":                         {product: []string{"issuers", "issuers/federation", "scope", "secret"}, tests: []string{"issuers/issuertest", "issuers/*/..."}, why: "an issuer knows its target, not who asks nor why"},
 
 	"broker/fault":             {why: "every room of the broker answers with it"},

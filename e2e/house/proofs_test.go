@@ -119,7 +119,8 @@ var decoders = map[string][]string{
 	"issuers/kv":               {"FuzzCompile"},
 	"issuers/github":           {"FuzzCompile"},
 	"issuers/gcp":              {"FuzzCompile", "FuzzAnswer"},
-	"issuers/azure":            {"FuzzCompile"},
+	"issuers/azure":            {"FuzzCompile", "FuzzToken", "FuzzDelegation"},
+	"issuers/federation":       {"FuzzDocuments"},
 }
 
 // A decoder of outside input meets input that nobody thought of.

@@ -3,9 +3,7 @@ package azure
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -20,10 +18,10 @@ const checkLife = time.Minute
 
 // Check implements [issuers.Checker]. It goes the way of a mint, and drops what it gets.
 func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
-	if is.closed.Load() {
-		return nil, refused("the issuer is closed")
+	if err := is.Usable(); err != nil {
+		return nil, err
 	}
-	documents := is.provider.CheckDocuments(ctx, is.http, "Entra", "identity.issuer", false)
+	documents := is.Provider.CheckDocuments(ctx, is.HTTP, "Entra", "identity.issuer", false)
 	out := []issuers.Finding{documents}
 	what := storageScope
 	if is.spec.Way == wayToken {
@@ -34,58 +32,40 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 	if j != nil && j.Dated {
 		out = append(out, federation.Skew("Entra", j.Ahead, j.Unsure))
 	}
-	f := issuers.Finding{Name: stepToken, OK: err == nil, Detail: "the application takes this target's token"}
 	if err != nil {
-		if !isAnswer(err) {
+		if !federation.IsAnswer(err) {
 			return nil, err
 		}
-		f.Detail, f.Fix = detailOf(err), is.fixFor(err)
+		f := federation.Failed(stepToken, err, is.fixFor(err))
 		// A target that is not written yet has published no key.
 		f.Warning = !documents.OK && issuers.KindOf(err) == issuers.Refused
 		return append(out, f), nil
 	}
-	out = append(out, f)
+	out = append(out, issuers.Finding{Name: stepToken, OK: true, Detail: "the application takes this target's token"})
 	if is.spec.Way == wayToken {
 		return out, nil
 	}
-	f = issuers.Finding{Name: stepKey, OK: true, Detail: "the storage account makes keys for it"}
+	f := issuers.Finding{Name: stepKey, OK: true, Detail: "the storage account makes keys for it"}
 	if _, err := is.delegate(ctx, t, now.Add(-early), now.Add(checkLife)); err != nil {
-		if !isAnswer(err) {
+		if !federation.IsAnswer(err) {
 			return nil, err
 		}
-		f.OK, f.Detail, f.Fix = false, detailOf(err), is.fixFor(err)
+		f = federation.Failed(stepKey, err, is.fixFor(err))
 	}
 	return append(out, f), nil
-}
-
-// isAnswer says whether Azure itself said no.
-func isAnswer(err error) bool {
-	k := issuers.KindOf(err)
-	return k != issuers.Unreachable && k != issuers.Unknown
-}
-
-func detailOf(err error) string {
-	var e *issuers.Error
-	if errors.As(err, &e) {
-		return e.Detail
-	}
-	return federation.OneLine(err.Error())
 }
 
 // fixFor is the command that mends what Azure answered, where one does.
 func (is *Issuer) fixFor(err error) string {
 	switch codeOf(err) {
 	case "invalid_client":
-		doc, err := json.Marshal(map[string]any{"name": "mayfly", "issuer": is.provider.Issuer, "subject": is.provider.Subject, "audiences": []string{is.provider.Audience}})
+		doc, err := json.Marshal(map[string]any{"name": "mayfly", "issuer": is.Provider.Issuer, "subject": is.Provider.Subject, "audiences": []string{is.Provider.Audience}})
 		if err != nil {
 			return ""
 		}
-		return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", is.spec.Client, quote(string(doc)))
+		return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", is.spec.Client, federation.Quote(string(doc)))
 	case "AuthorizationPermissionMismatch":
 		return fmt.Sprintf("az role assignment create --assignee %s --role 'Storage Blob Delegator' --scope \"$(az storage account show --name %s --query id --output tsv)\"", is.spec.Client, is.spec.Account)
 	}
 	return ""
 }
-
-// quote quotes for any POSIX shell: nothing is special within ' but '.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

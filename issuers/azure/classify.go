@@ -106,16 +106,3 @@ func codeOf(err error) string {
 	_ = errors.As(err, &c) // the zero value is none
 	return c.code
 }
-
-// halfAnswer is a success that is none: half a credential is none.
-func halfAnswer(step string) *issuers.Error {
-	return &issuers.Error{Kind: issuers.Unknown, Detail: step + ": the answer is not whole"}
-}
-
-func refused(format string, args ...any) *issuers.Error {
-	return &issuers.Error{Kind: issuers.Refused, Detail: fmt.Sprintf(format, args...)}
-}
-
-func tooLate(detail string) *issuers.Error {
-	return &issuers.Error{Kind: issuers.TooLate, Detail: detail + "; nothing was delivered"}
-}

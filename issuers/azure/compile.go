@@ -9,6 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 )
 
@@ -58,7 +59,7 @@ func (s *spec) parsePlace(text string) (place, error) {
 	rest, ok := strings.CutPrefix(text, "az://")
 	container, path, hasPath := strings.Cut(rest, "/")
 	if !ok || !hasPath || path == "" || len(container) > 63 || !containerPattern.MatchString(container) {
-		return place{}, fmt.Errorf("%q must be blobs of one container, as in az://container/* or az://container/blob", clip(text))
+		return place{}, fmt.Errorf("%q must be blobs of one container, as in az://container/* or az://container/blob", federation.Clip(text))
 	}
 	if path == "*" {
 		return place{ofContainer, container, ""}, nil
@@ -66,7 +67,7 @@ func (s *spec) parsePlace(text string) (place, error) {
 	p := place{ofBlob, container, path}
 	if dir, ok := strings.CutSuffix(path, "/*"); ok {
 		if !s.Hierarchical {
-			return place{}, fmt.Errorf("%q: a directory has a SAS of its own only where the storage account has a hierarchical namespace, which the target says with hierarchical: true; without, name a container or one blob", clip(text))
+			return place{}, fmt.Errorf("%q: a directory has a SAS of its own only where the storage account has a hierarchical namespace, which the target says with hierarchical: true; without, name a container or one blob", federation.Clip(text))
 		}
 		p = place{ofDirectory, container, dir}
 	}
@@ -77,16 +78,16 @@ func (s *spec) parsePlace(text string) (place, error) {
 // reader would take for another path.
 func checkPath(text, path string) error {
 	if strings.ContainsAny(path, `*?#\%`) || !utf8.ValidString(path) {
-		return fmt.Errorf("%q: a * may stand at the end alone, after a slash, and ? # \\ %% nowhere", clip(text))
+		return fmt.Errorf("%q: a * may stand at the end alone, after a slash, and ? # \\ %% nowhere", federation.Clip(text))
 	}
 	for _, r := range path {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r) || r == utf8.RuneError {
-			return fmt.Errorf("%q holds a control or formatting character", clip(text))
+			return fmt.Errorf("%q holds a control or formatting character", federation.Clip(text))
 		}
 	}
 	for part := range strings.SplitSeq(path, "/") {
 		if part == "" || strings.Trim(part, ".") == "" || strings.HasSuffix(part, ".") {
-			return fmt.Errorf("%q: no part of a path may be empty or end in a dot", clip(text))
+			return fmt.Errorf("%q: no part of a path may be empty or end in a dot", federation.Clip(text))
 		}
 	}
 	return nil
@@ -105,17 +106,17 @@ func (s *spec) compile(in scope.Scope) (grant, error) {
 	d := n[0]
 	switch {
 	case d.Type != scopeType:
-		return g, fmt.Errorf("type: %q; allowed is %s", clip(d.Type), scopeType)
+		return g, fmt.Errorf("type: %q; allowed is %s", federation.Clip(d.Type), scopeType)
 	case d.Identifier != "" || len(d.Datatypes) > 0 || len(d.Tables) > 0 || len(d.Privileges) > 0:
 		return g, errors.New("identifier, datatypes, tables and privileges mean nothing here; allowed are actions, such as blobs.read, and one location, such as az://container/*")
 	case len(d.Locations) != 1 || len(d.Actions) == 0:
 		return g, fmt.Errorf("actions and exactly one location are needed, as in blobs.read and az://container/*; there are %d locations: ask for a credential for each", len(d.Locations))
 	case !s.within(d.Locations[0]):
-		return g, fmt.Errorf("locations: %q is not within the target's resources (%s)", clip(d.Locations[0]), clip(strings.Join(s.Resources, ", ")))
+		return g, fmt.Errorf("locations: %q is not within the target's resources (%s)", federation.Clip(d.Locations[0]), federation.Clip(strings.Join(s.Resources, ", ")))
 	}
 	if s.Way == wayToken {
 		if len(d.Actions) != 1 || d.Actions[0] != actionToken {
-			return g, fmt.Errorf("actions: %q; allowed is token alone: a token cannot be narrowed", clip(strings.Join(d.Actions, " ")))
+			return g, fmt.Errorf("actions: %q; allowed is token alone: a token cannot be narrowed", federation.Clip(strings.Join(d.Actions, " ")))
 		}
 		g.resource = d.Locations[0]
 		return g, nil
@@ -125,7 +126,7 @@ func (s *spec) compile(in scope.Scope) (grant, error) {
 	}
 	for _, a := range d.Actions {
 		if !slices.ContainsFunc(permissions, func(p struct{ action, letter string }) bool { return p.action == a }) {
-			return g, fmt.Errorf("actions: %q; allowed are %s", clip(a), allowedActions)
+			return g, fmt.Errorf("actions: %q; allowed are %s", federation.Clip(a), allowedActions)
 		}
 	}
 	for _, p := range permissions {
@@ -137,12 +138,4 @@ func (s *spec) compile(in scope.Scope) (grant, error) {
 		return g, errors.New("locations: blobs.list lists a container or a directory; one blob cannot be listed")
 	}
 	return g, nil
-}
-
-// clip keeps error messages short.
-func clip(s string) string {
-	if len(s) > 120 {
-		return strings.ToValidUTF8(s[:120], "") + "…"
-	}
-	return s
 }

@@ -2,15 +2,12 @@ package azure_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/azure/azuretest"
@@ -34,16 +31,16 @@ func TestConformance(t *testing.T) {
 		},
 		Gone:    func(context.Context, issuers.Lease) error { return nil }, // Azure lists no SAS
 		Expires: func(c issuers.Credential) (time.Time, error) { return time.Parse(time.RFC3339, c.Public["expiration"]) },
-		Keys: &issuertest.Keys{Verify: func(_ context.Context, documents map[string][]byte, c issuers.Credential) error {
-			var set jose.JSONWebKeySet
-			if err := json.Unmarshal(documents["jwks.json"], &set); err != nil {
+		Keys: &issuertest.Keys{Verify: func(ctx context.Context, documents map[string][]byte, c issuers.Credential) error {
+			now := azuretest.Trust()
+			if err := now.Learn(documents["jwks.json"]); err != nil {
 				return err
 			}
 			q, err := url.ParseQuery(sasOf(c))
 			if err != nil {
 				return err
 			}
-			return azuretest.Verify(world.Entra.Identity(q.Get("skoid")), set)
+			return now.Verify(ctx, world.Entra.Identity(q.Get("skoid")))
 		}},
 	})
 }

@@ -11,7 +11,6 @@ package azure
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,7 +83,7 @@ func (Kind) MaxTTL(raw json.RawMessage) time.Duration {
 	if err != nil {
 		return time.Millisecond
 	}
-	return sp.maxTTL
+	return sp.Longest
 }
 
 // MakeSecrets implements [issuers.SecretMaker]: the first key of the target's own
@@ -136,7 +135,7 @@ func (Kind) Roles(raw json.RawMessage) ([]issuers.RoleTemplate, error) {
 		if _, err := sp.compile(s); err != nil {
 			return nil, fmt.Errorf("resources: %w", err)
 		}
-		out = append(out, issuers.RoleTemplate{Suffix: t.suffix, Scope: s, DefaultTTL: min(15*time.Minute, sp.maxTTL), MaxTTL: sp.maxTTL})
+		out = append(out, issuers.RoleTemplate{Suffix: t.suffix, Scope: s, DefaultTTL: min(15*time.Minute, sp.Longest), MaxTTL: sp.Longest})
 	}
 	return out, nil
 }
@@ -147,17 +146,9 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	is := &Issuer{spec: sp, log: t.Log}
-	if is.log == nil {
-		is.log = slog.New(slog.DiscardHandler)
-	}
-	if is.provider, err = federation.Open(t, alg, sp.Identity.Issuer, sp.Identity.Audience); err != nil {
+	is := &Issuer{spec: sp}
+	if err := is.Init(t, alg, &sp.Spec); err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}
-	roots, err := federation.Roots(sp.TLS.CA, sp.TLS.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("azure: %w", err)
-	}
-	is.http = federation.NewHTTP(roots)
 	return is, nil
 }

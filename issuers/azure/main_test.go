@@ -82,7 +82,7 @@ func (k published) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return is, world.Entra.Trust(docs["jwks.json"])
+	return is, world.Entra.Trusted.Learn(docs["jwks.json"])
 }
 
 func open(t testing.TB, s spec) issuers.Issuer {

@@ -4,12 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
-	"maps"
 	"net/http"
 	"net/url"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -21,17 +17,13 @@ const (
 	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 	// early is how long before its making a SAS begins: Azure's clocks differ.
 	early    = time.Minute
-	minToken = 8     // bytes; no token is so short
 	maxToken = 32768 // bytes
 )
 
-// Issuer mints on one target. Everything but closed is made once, in Open.
+// Issuer mints on one target.
 type Issuer struct {
-	spec     spec
-	log      *slog.Logger
-	provider *federation.Provider
-	http     *http.Client
-	closed   atomic.Bool
+	federation.Issuer
+	spec spec
 }
 
 // Mint implements [issuers.Issuer]. Each call makes a credential of its own: Azure
@@ -39,22 +31,16 @@ type Issuer struct {
 // takes nothing from a newer one (HAZARDS 9).
 func (is *Issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential, error) {
 	var none issuers.Credential
-	now, end := time.Now(), is.expiry(l)
-	switch {
-	case is.closed.Load():
-		return none, refused("the issuer is closed")
-	case ctx.Err() != nil:
-		return none, tooLate("the caller no longer waits")
-	case !now.Before(l.MintDeadline):
-		return none, tooLate("the mint deadline has passed")
-	case !now.Before(end):
-		return none, tooLate("the lease, or the target's max_ttl from its start on, has ended")
-	case l.Name != Kind{}.CredentialName(l.ID, l.Generation):
-		return none, refused("the lease's name is not the one of its id and generation")
+	if err := is.Admit(ctx, l, Kind{}.CredentialName(l.ID, l.Generation)); err != nil {
+		return none, err
+	}
+	end := is.expiry(l)
+	if !time.Now().Before(end) {
+		return none, federation.TooLate("the lease ends within this second")
 	}
 	g, err := is.spec.compile(l.Scope)
 	if err != nil {
-		return none, refused("%v", err)
+		return none, federation.Refused("%v", err)
 	}
 	ctx, cancel := context.WithDeadline(ctx, l.MintDeadline)
 	defer cancel()
@@ -67,18 +53,12 @@ func (is *Issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential
 	if err != nil {
 		return none, err
 	}
-	is.log.Debug("credential made", "name", l.Name, "expires", c.Public["expiration"])
+	is.Log.Debug("credential made", "name", l.Name, "expires", c.Public["expiration"])
 	return c, nil
 }
 
-// expiry is when the credential ends: never after its lease, in whole seconds.
-func (is *Issuer) expiry(l issuers.Lease) time.Time {
-	end := l.NotAfter
-	if capped := l.NotBefore.Add(is.spec.maxTTL); capped.Before(end) {
-		end = capped
-	}
-	return end.Truncate(time.Second)
-}
+// expiry is when the credential ends: SAS have whole seconds.
+func (is *Issuer) expiry(l issuers.Lease) time.Time { return is.Expiry(l).Truncate(time.Second) }
 
 // entraToken is an access token.
 type entraToken struct {
@@ -89,50 +69,56 @@ type entraToken struct {
 // token has Entra take the target's identity for an access token. The identity is
 // worth nothing past the deadline, by Entra's clock (HAZARDS 8).
 func (is *Issuer) token(ctx context.Context, name, what string, deadline time.Time) (entraToken, *federation.Journey, error) {
-	identity, err := is.provider.Sign(is.provider.Claims(name, time.Now(), deadline))
+	identity, err := is.Provider.Sign(is.Provider.Claims(name, time.Now(), deadline))
 	if err != nil {
-		return entraToken{}, nil, refused("%v", err)
+		return entraToken{}, nil, federation.Refused("%v", err)
 	}
 	form := url.Values{"client_id": {is.spec.Client}, "scope": {what}, "grant_type": {"client_credentials"},
 		"client_assertion_type": {assertionType}, "client_assertion": {identity.Reveal()}}
-	a, j, err := federation.Post(ctx, is.http, stepToken, is.spec.Authority+"/"+is.spec.Tenant+"/oauth2/v2.0/token",
+	a, j, err := federation.Post(ctx, is.HTTP, stepToken, is.spec.Authority+"/"+is.spec.Tenant+"/oauth2/v2.0/token",
 		map[string]string{"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}, form.Encode())
 	if err != nil {
 		return entraToken{}, j, err
 	}
+	t, err := readToken(a, deadline)
+	return t, j, err
+}
+
+// readToken takes Entra's answer if it is a whole token.
+func readToken(a federation.Answer, deadline time.Time) (entraToken, error) {
 	if a.Status != http.StatusOK {
-		return entraToken{}, j, entraFailure(a, deadline)
+		return entraToken{}, entraFailure(a, deadline)
 	}
 	var out struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`
 		ExpiresIn   int64  `json:"expires_in"` // seconds
 	}
-	if json.Unmarshal(a.Body, &out) != nil || !isToken(out.AccessToken) || out.TokenType != "Bearer" || out.ExpiresIn < 1 || out.ExpiresIn > 1<<20 {
-		return entraToken{}, j, halfAnswer(stepToken)
+	if json.Unmarshal(a.Body, &out) != nil || !federation.IsToken(out.AccessToken, maxToken) || out.TokenType != "Bearer" || out.ExpiresIn < 1 || out.ExpiresIn > 1<<20 {
+		return entraToken{}, federation.HalfAnswer(stepToken)
 	}
-	return entraToken{secret.New(out.AccessToken), time.Now().Add(time.Duration(out.ExpiresIn) * time.Second)}, j, nil
-}
-
-// isToken says whether a text can stand in a header as it is (RFC 6750 §2.1).
-func isToken(s string) bool {
-	return len(s) >= minToken && len(s) <= maxToken && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+	return entraToken{secret.New(out.AccessToken), time.Now().Add(time.Duration(out.ExpiresIn) * time.Second)}, nil
 }
 
 // delegate has the storage account make a key that signs until end, and no longer.
 func (is *Issuer) delegate(ctx context.Context, t entraToken, start, end time.Time) (delegationKey, error) {
 	body := "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>" + start.UTC().Format(timeForm) + "</Start><Expiry>" + end.UTC().Format(timeForm) + "</Expiry></KeyInfo>"
-	a, _, err := federation.Post(ctx, is.http, stepKey, is.spec.BlobEndpoint+"/?restype=service&comp=userdelegationkey",
+	a, _, err := federation.Post(ctx, is.HTTP, stepKey, is.spec.BlobEndpoint+"/?restype=service&comp=userdelegationkey",
 		map[string]string{"Content-Type": "application/xml", "Authorization": "Bearer " + t.text.Reveal(), "x-ms-version": version}, body)
 	if err != nil {
 		return delegationKey{}, err
 	}
+	return readDelegation(a)
+}
+
+// readDelegation takes the storage account's answer if it is a whole key.
+func readDelegation(a federation.Answer) (delegationKey, error) {
 	if a.Status != http.StatusOK {
 		return delegationKey{}, storageFailure(a)
 	}
 	k, err := readKey(a.Body)
 	if err != nil {
-		return k, halfAnswer(stepKey)
+		return k, federation.HalfAnswer(stepKey)
 	}
 	return k, nil
 }
@@ -149,7 +135,7 @@ func (is *Issuer) mintSAS(ctx context.Context, l issuers.Lease, g grant, end tim
 	}
 	sas, err := is.spec.sas(g, k, start, end)
 	if err != nil {
-		return issuers.Credential{}, halfAnswer(stepKey)
+		return issuers.Credential{}, federation.HalfAnswer(stepKey)
 	}
 	at := is.spec.BlobEndpoint + "/" + g.container
 	if g.path != "" {
@@ -170,7 +156,7 @@ func (is *Issuer) mintToken(ctx context.Context, l issuers.Lease, g grant, end t
 		return issuers.Credential{}, err
 	}
 	if t.expires.After(end) {
-		return issuers.Credential{}, refused("%s: Entra's token lives until %s, longer than its lease (%s), and is not delivered: ask for a longer lease (Entra's live 60 to 90 minutes), or give the application a token lifetime policy",
+		return issuers.Credential{}, federation.Refused("%s: Entra's token lives until %s, longer than its lease (%s), and is not delivered: ask for a longer lease (Entra's live 60 to 90 minutes), or give the application a token lifetime policy",
 			stepToken, t.expires.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
 	}
 	return issuers.Credential{
@@ -192,16 +178,4 @@ func (is *Issuer) Withdraw(_ context.Context, leases []issuers.Lease) []issuers.
 		out[n].Receipt = issuers.Receipt{Proof: issuers.ProofExpiresOnly, Detail: fmt.Sprintf("nothing to ask: %s; what was delivered ends by %s", what, is.expiry(l).UTC().Format(time.RFC3339))}
 	}
 	return out
-}
-
-// Publish returns the documents of the target's identity provider.
-func (is *Issuer) Publish(context.Context) (map[string][]byte, error) {
-	return maps.Clone(is.provider.Documents()), nil
-}
-
-// Close implements [issuers.Issuer]; it may be called again.
-func (is *Issuer) Close() error {
-	is.closed.Store(true)
-	is.http.CloseIdleConnections()
-	return nil
 }

@@ -2,12 +2,14 @@ package federation
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -31,7 +33,7 @@ func (p *Provider) CheckDocuments(ctx context.Context, hc *http.Client, verifier
 	}
 	where := p.Issuer + "/.well-known/" + DocDiscovery
 	if err := fetch(ctx, hc, where, &discovery); err != nil {
-		f.Detail = fmt.Sprintf("%s: %v; a target that is not written yet publishes nothing: write it, then run target check; %s must be able to fetch it from where it stands", where, err, verifier)
+		f.Detail = fmt.Sprintf("%s: %v; %s", where, err, meaning(err, verifier, spec))
 		return f
 	}
 	if u, err := url.Parse(p.Issuer); err == nil && u.Port() != "" && portless {
@@ -48,7 +50,7 @@ func (p *Provider) CheckDocuments(ctx context.Context, hc *http.Client, verifier
 	}
 	var set jose.JSONWebKeySet
 	if err := fetch(ctx, hc, discovery.Keys, &set); err != nil {
-		f.Detail = fmt.Sprintf("%s: %v", OneLine(discovery.Keys), err)
+		f.Detail = fmt.Sprintf("%s: %v; %s", OneLine(discovery.Keys), err, meaning(err, verifier, spec))
 		return f
 	}
 	if len(set.Key(p.keys[0].KeyID)) == 0 {
@@ -56,6 +58,25 @@ func (p *Provider) CheckDocuments(ctx context.Context, hc *http.Client, verifier
 		return f
 	}
 	return issuers.Finding{Name: f.Name, OK: true, Detail: p.Issuer + " publishes this target's key"}
+}
+
+// notThere is an answer that is no document.
+type notThere struct{ status int }
+
+// Error implements error.
+func (n notThere) Error() string { return fmt.Sprintf("status %d", n.status) }
+
+// meaning says what a document that this node could not read means to the verifier,
+// who reads it from elsewhere and trusts public authorities alone.
+func meaning(err error, verifier, spec string) string {
+	var stranger x509.UnknownAuthorityError
+	switch {
+	case errors.Is(err, notThere{http.StatusNotFound}):
+		return "a target that is not written yet publishes nothing: write it, then run target check"
+	case errors.As(err, &stranger):
+		return fmt.Sprintf("%s has to know that authority: a public one, or put the documents where there is one and name the place in %s. This check knows the system's, or those of tls.ca in their place", verifier, spec)
+	}
+	return fmt.Sprintf("%s must be able to fetch it from where it stands; if it can, never mind that this node cannot", verifier)
 }
 
 // fetch reads a small JSON document.
@@ -70,6 +91,10 @@ func fetch(ctx context.Context, hc *http.Client, where string, into any) error {
 		return err
 	}
 	resp, err := hc.Do(r)
+	var asked *url.Error
+	if errors.As(err, &asked) {
+		err = asked.Err // its address stands before it already
+	}
 	if err != nil {
 		return err
 	}
@@ -79,7 +104,7 @@ func fetch(ctx context.Context, hc *http.Client, where string, into any) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", resp.StatusCode)
+		return notThere{resp.StatusCode}
 	}
 	if json.Unmarshal(body, into) != nil {
 		return errors.New("not the JSON document that it should be")
@@ -97,3 +122,24 @@ func Skew(whose string, ahead, unsure time.Duration) issuers.Finding {
 	}
 	return f
 }
+
+// IsAnswer says whether an error is the other side's own no, and not that nobody
+// could be asked.
+func IsAnswer(err error) bool {
+	k := issuers.KindOf(err)
+	return k != issuers.Unreachable && k != issuers.Unknown
+}
+
+// Failed is the finding of that name for an error. fix is the command that mends it,
+// empty where none does. An error that names the finding first is not repeated.
+func Failed(name string, err error, fix string) issuers.Finding {
+	detail := err.Error()
+	var e *issuers.Error
+	if errors.As(err, &e) {
+		detail = e.Detail
+	}
+	return issuers.Finding{Name: name, Detail: OneLine(strings.TrimPrefix(detail, name+": ")), Fix: fix}
+}
+
+// Quote quotes for any POSIX shell: nothing is special within ' but '.
+func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -2,7 +2,6 @@ package gcp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -24,14 +23,14 @@ const (
 // Check implements [issuers.Checker]. It makes a token that can read one object
 // of no meaning, and drops it.
 func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
-	if is.closed.Load() {
-		return nil, refused("the issuer is closed")
+	if err := is.Usable(); err != nil {
+		return nil, err
 	}
-	documents := is.provider.CheckDocuments(ctx, is.http, "Google", "identity.issuer", is.spec.STSEndpoint == stsEndpoint)
+	documents := is.Provider.CheckDocuments(ctx, is.HTTP, "Google", "identity.issuer", is.spec.STSEndpoint == stsEndpoint)
 	out := []issuers.Finding{documents}
 	cut, err := is.checkBoundary()
 	if err != nil {
-		return nil, refused("%v", err)
+		return nil, federation.Refused("%v", err)
 	}
 	var failed error
 	now := time.Now()
@@ -39,16 +38,16 @@ func (is *Issuer) Check(ctx context.Context) ([]issuers.Finding, error) {
 		if j != nil && j.Dated && step == stepExchange {
 			out = append(out, federation.Skew("Google", j.Ahead, j.Unsure))
 		}
-		f := issuers.Finding{Name: step, OK: err == nil, Detail: does[step]}
+		f := issuers.Finding{Name: step, OK: true, Detail: does[step]}
 		if err != nil {
 			failed = err
-			f.Detail, f.Fix = detailOf(err), is.fixFor(err)
+			f = federation.Failed(step, err, is.fixFor(err))
 			// A target that is not written yet has published no key.
 			f.Warning = step == stepExchange && !documents.OK && issuers.KindOf(err) == issuers.Refused
 		}
 		out = append(out, f)
 	})
-	if k := issuers.KindOf(failed); failed != nil && (k == issuers.Unreachable || k == issuers.Unknown) {
+	if failed != nil && !federation.IsAnswer(failed) {
 		return nil, failed
 	}
 	return out, nil
@@ -72,27 +71,20 @@ func (is *Issuer) checkBoundary() (string, error) {
 	return is.spec.compile(scope.Scope{{Type: scopeType, Actions: []string{actionGet}, Locations: []string{at}}})
 }
 
-func detailOf(err error) string {
-	var e *issuers.Error
-	if errors.As(err, &e) {
-		return e.Detail
-	}
-	return federation.OneLine(err.Error())
-}
-
 // fixFor is the command that mends what Google answered, where one does.
 func (is *Issuer) fixFor(err error) string {
 	m := providerPattern.FindStringSubmatch(is.spec.Provider)
 	switch c := codeOf(err); {
 	case c.step == stepExchange && (c.code == "invalid_target" || c.code == "invalid_grant"):
-		return fmt.Sprintf("gcloud iam workload-identity-pools providers create-oidc %s --project=%s --location=global --workload-identity-pool=%s --issuer-uri=%s --allowed-audiences=%s --attribute-mapping=google.subject=assertion.sub --attribute-condition=%s",
-			m[3], m[1], m[2], quote(is.provider.Issuer), quote(is.provider.Audience), quote(fmt.Sprintf("assertion.sub=='%s'", is.provider.Subject)))
+		verb := "create-oidc"
+		if c.code == "invalid_grant" { // it is there, and looked at the token
+			verb = "update-oidc"
+		}
+		return fmt.Sprintf("gcloud iam workload-identity-pools providers %s %s --project=%s --location=global --workload-identity-pool=%s --issuer-uri=%s --allowed-audiences=%s --attribute-mapping=google.subject=assertion.sub --attribute-condition=%s",
+			verb, m[3], m[1], m[2], federation.Quote(is.Provider.Issuer), federation.Quote(is.Provider.Audience), federation.Quote(fmt.Sprintf("assertion.sub=='%s'", is.Provider.Subject)))
 	case c.step == stepImpersonate && c.code == "PERMISSION_DENIED":
 		return fmt.Sprintf("gcloud iam service-accounts add-iam-policy-binding %s --role=roles/iam.workloadIdentityUser --member=%s", is.spec.ServiceAccount,
-			quote(fmt.Sprintf("principal://iam.googleapis.com/projects/%s/locations/global/workloadIdentityPools/%s/subject/%s", m[1], m[2], is.provider.Subject)))
+			federation.Quote(fmt.Sprintf("principal://iam.googleapis.com/projects/%s/locations/global/workloadIdentityPools/%s/subject/%s", m[1], m[2], is.Provider.Subject)))
 	}
 	return ""
 }
-
-// quote quotes for any POSIX shell: nothing is special within ' but '.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -103,16 +103,3 @@ func codeOf(err error) answerCode {
 	_ = errors.As(err, &c) // the zero value is none
 	return c
 }
-
-// halfAnswer is a success that is none: half a credential is none.
-func halfAnswer(step string) *issuers.Error {
-	return &issuers.Error{Kind: issuers.Unknown, Detail: step + ": the answer holds no whole token"}
-}
-
-func refused(format string, args ...any) *issuers.Error {
-	return &issuers.Error{Kind: issuers.Refused, Detail: fmt.Sprintf(format, args...)}
-}
-
-func tooLate(detail string) *issuers.Error {
-	return &issuers.Error{Kind: issuers.TooLate, Detail: detail + "; nothing was delivered"}
-}

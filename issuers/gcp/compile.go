@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 )
 
@@ -88,18 +89,18 @@ func parsePlace(text string) (place, error) {
 	bucket, object, hasObject := strings.Cut(rest, "/")
 	switch {
 	case !ok || !hasObject || !bucketPattern.MatchString(bucket):
-		return place{}, fmt.Errorf("%q must be objects of one bucket, as in gs://bucket/prefix/*, gs://bucket/* or gs://bucket/object", clip(text))
+		return place{}, fmt.Errorf("%q must be objects of one bucket, as in gs://bucket/prefix/*, gs://bucket/* or gs://bucket/object", federation.Clip(text))
 	case object == "":
-		return place{}, fmt.Errorf("%q names no object; all of the bucket is gs://%s/*", clip(text), bucket)
+		return place{}, fmt.Errorf("%q names no object; all of the bucket is gs://%s/*", federation.Clip(text), bucket)
 	}
 	p := place{bucket: bucket, object: object}
 	p.object, p.open = strings.CutSuffix(object, "*")
 	if strings.ContainsAny(p.object, "*?'\"\\`[]#") || !utf8.ValidString(text) {
-		return place{}, fmt.Errorf("%q: a * may stand at the end alone, and ? ' \" \\ ` [ ] # nowhere", clip(text))
+		return place{}, fmt.Errorf("%q: a * may stand at the end alone, and ? ' \" \\ ` [ ] # nowhere", federation.Clip(text))
 	}
 	for _, r := range text {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r) || r == utf8.RuneError {
-			return place{}, fmt.Errorf("%q holds a control or formatting character", clip(text))
+			return place{}, fmt.Errorf("%q holds a control or formatting character", federation.Clip(text))
 		}
 	}
 	return p, nil
@@ -149,7 +150,7 @@ func (sp *spec) compile(in scope.Scope) (string, error) {
 func (sp *spec) compileDetail(b *boundary, d scope.Detail) error {
 	switch {
 	case d.Type != scopeType:
-		return fmt.Errorf("type: %q; allowed is %s", clip(d.Type), scopeType)
+		return fmt.Errorf("type: %q; allowed is %s", federation.Clip(d.Type), scopeType)
 	case d.Identifier != "" || len(d.Datatypes) > 0 || len(d.Tables) > 0 || len(d.Privileges) > 0:
 		return errors.New("identifier, datatypes, tables and privileges mean nothing here; allowed are actions, such as storage.objects.get, and locations, such as gs://bucket/prefix/*")
 	case len(d.Locations) == 0 || len(d.Actions) == 0:
@@ -162,14 +163,14 @@ func (sp *spec) compileDetail(b *boundary, d scope.Detail) error {
 			return fmt.Errorf("locations: %w", err)
 		}
 		if !sp.within(l) {
-			return fmt.Errorf("locations: %q is not within the target's resources (%s)", clip(l), clip(strings.Join(sp.Resources, ", ")))
+			return fmt.Errorf("locations: %q is not within the target's resources (%s)", federation.Clip(l), federation.Clip(strings.Join(sp.Resources, ", ")))
 		}
 		places = append(places, p)
 	}
 	for _, name := range d.Actions {
 		a, ok := actions[name]
 		if !ok {
-			return fmt.Errorf("actions: %q; allowed are %s", clip(name), allowedActions)
+			return fmt.Errorf("actions: %q; allowed are %s", federation.Clip(name), allowedActions)
 		}
 		for _, n := range a.needs {
 			if !slices.Contains(d.Actions, n) {
@@ -204,12 +205,4 @@ func (b *boundary) allow(name string, a action, places []place) error {
 		return fmt.Errorf("locations: %s lists what begins with a prefix, as in gs://bucket/prefix/*; one object cannot be listed", name)
 	}
 	return nil
-}
-
-// clip keeps error messages short.
-func clip(s string) string {
-	if len(s) > 120 {
-		return strings.ToValidUTF8(s[:120], "") + "…"
-	}
-	return s
 }

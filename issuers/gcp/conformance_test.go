@@ -2,14 +2,11 @@ package gcp_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/gcp/gcptest"
@@ -33,12 +30,12 @@ func TestConformance(t *testing.T) {
 		},
 		Gone:    func(context.Context, issuers.Lease) error { return nil }, // Google lists no tokens
 		Expires: func(c issuers.Credential) (time.Time, error) { return time.Parse(time.RFC3339, c.Public["expiration"]) },
-		Keys: &issuertest.Keys{Verify: func(_ context.Context, documents map[string][]byte, c issuers.Credential) error {
-			var set jose.JSONWebKeySet
-			if err := json.Unmarshal(documents["jwks.json"], &set); err != nil {
+		Keys: &issuertest.Keys{Verify: func(ctx context.Context, documents map[string][]byte, c issuers.Credential) error {
+			now := gcptest.Trust()
+			if err := now.Learn(documents["jwks.json"]); err != nil {
 				return err
 			}
-			return gcptest.Verify(g.Identity(c.Secret["access_token"].Reveal()), set)
+			return now.Verify(ctx, g.Identity(c.Secret["access_token"].Reveal()))
 		}},
 	})
 }

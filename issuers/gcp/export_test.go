@@ -19,5 +19,5 @@ func Compile(raw []byte, s scope.Scope) (string, error) {
 
 // Through has an issuer's requests go through another transport.
 func Through(is issuers.Issuer, rt http.RoundTripper) {
-	is.(*Issuer).http.Transport = federation.Watch(rt)
+	is.(*Issuer).HTTP.Transport = federation.Watch(rt)
 }

@@ -133,7 +133,7 @@ func TestHazard8GCPLateTokenIsRefusedBySTSsClock(t *testing.T) {
 	timer := time.NewTimer(time.Until(l.MintDeadline) + time.Second) // exp is in whole seconds
 	defer timer.Stop()
 	<-timer.C
-	if err := g.Verify(token); err == nil || !strings.Contains(err.Error(), "the ID Token is from") {
+	if err := g.Trusted.Verify(t.Context(), token); err == nil || !strings.Contains(err.Error(), "the identity token is from") {
 		t.Errorf("the late token is judged: %v", err)
 	}
 }

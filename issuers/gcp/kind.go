@@ -10,7 +10,6 @@ package gcp
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,7 +82,7 @@ func (Kind) MaxTTL(raw json.RawMessage) time.Duration {
 	if err != nil {
 		return time.Millisecond
 	}
-	return sp.maxTTL
+	return sp.Longest
 }
 
 // MakeSecrets implements [issuers.SecretMaker]: the first key of the target's own
@@ -144,7 +143,7 @@ func (Kind) Roles(raw json.RawMessage) ([]issuers.RoleTemplate, error) {
 		if _, err := sp.compile(s); err != nil {
 			return nil, fmt.Errorf("resources: a role for all of them is more than one token can hold: %w", err)
 		}
-		out = append(out, issuers.RoleTemplate{Suffix: t.suffix, Scope: s, DefaultTTL: min(15*time.Minute, sp.maxTTL), MaxTTL: sp.maxTTL})
+		out = append(out, issuers.RoleTemplate{Suffix: t.suffix, Scope: s, DefaultTTL: min(15*time.Minute, sp.Longest), MaxTTL: sp.Longest})
 	}
 	return out, nil
 }
@@ -155,17 +154,9 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	is := &Issuer{spec: sp, log: t.Log}
-	if is.log == nil {
-		is.log = slog.New(slog.DiscardHandler)
-	}
-	if is.provider, err = federation.Open(t, alg, sp.Identity.Issuer, sp.Identity.Audience); err != nil {
+	is := &Issuer{spec: sp}
+	if err := is.Init(t, alg, &sp.Spec); err != nil {
 		return nil, fmt.Errorf("gcp: %w", err)
 	}
-	roots, err := federation.Roots(sp.TLS.CA, sp.TLS.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("gcp: %w", err)
-	}
-	is.http = federation.NewHTTP(roots)
 	return is, nil
 }

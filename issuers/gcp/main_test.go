@@ -67,7 +67,7 @@ func (k published) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return is, k.google.Trust(docs["jwks.json"])
+	return is, k.google.Trusted.Learn(docs["jwks.json"])
 }
 
 func open(t testing.TB, g *gcptest.StandIn, s spec) issuers.Issuer {

@@ -4,11 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
-	"maps"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -33,13 +30,10 @@ const (
 	maxToken   = 16384 // bytes
 )
 
-// Issuer mints on one target. Everything but closed is made once, in Open.
+// Issuer mints on one target.
 type Issuer struct {
-	spec     spec
-	log      *slog.Logger
-	provider *federation.Provider
-	http     *http.Client
-	closed   atomic.Bool
+	federation.Issuer
+	spec spec
 }
 
 // Mint implements [issuers.Issuer]. Each call makes a token of its own: Google
@@ -47,40 +41,21 @@ type Issuer struct {
 // takes nothing from a newer one (HAZARDS 9).
 func (is *Issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential, error) {
 	var none issuers.Credential
-	now, end := time.Now(), is.expiry(l)
-	switch {
-	case is.closed.Load():
-		return none, refused("the issuer is closed")
-	case ctx.Err() != nil:
-		return none, tooLate("the caller no longer waits")
-	case !now.Before(l.MintDeadline):
-		return none, tooLate("the mint deadline has passed")
-	case !now.Before(end):
-		return none, tooLate("the lease, or the target's max_ttl from its start on, has ended")
-	case l.Name != Kind{}.CredentialName(l.ID, l.Generation):
-		return none, refused("the lease's name is not the one of its id and generation")
+	if err := is.Admit(ctx, l, Kind{}.CredentialName(l.ID, l.Generation)); err != nil {
+		return none, err
 	}
 	cut, err := is.spec.compile(l.Scope)
 	if err != nil {
-		return none, refused("%v", err)
+		return none, federation.Refused("%v", err)
 	}
 	ctx, cancel := context.WithDeadline(ctx, l.MintDeadline)
 	defer cancel()
-	t, err := is.token(ctx, ask{name: l.Name, boundary: cut, end: end, deadline: l.MintDeadline}, nil)
+	t, err := is.token(ctx, ask{name: l.Name, boundary: cut, end: is.Expiry(l), deadline: l.MintDeadline}, nil)
 	if err != nil {
 		return none, err
 	}
-	is.log.Debug("token made", "name", l.Name, "expires", t.expires)
+	is.Log.Debug("token made", "name", l.Name, "expires", t.expires)
 	return is.deliver(t), nil
-}
-
-// expiry is when the credential ends: never after its lease.
-func (is *Issuer) expiry(l issuers.Lease) time.Time {
-	end := l.NotAfter
-	if capped := l.NotBefore.Add(is.spec.maxTTL); capped.Before(end) {
-		end = capped
-	}
-	return end
 }
 
 // ask is one token to make.
@@ -103,7 +78,7 @@ func (is *Issuer) token(ctx context.Context, a ask, step func(name string, j *fe
 		step = func(string, *federation.Journey, error) {}
 	}
 	if a.boundary == "" { // without one it would be all that the account may do
-		return token{}, refused("no access boundary was made; nothing was asked of Google")
+		return token{}, federation.Refused("no access boundary was made; nothing was asked of Google")
 	}
 	federated, j, err := is.exchange(ctx, a)
 	step(stepExchange, j, err)
@@ -130,9 +105,9 @@ type stsAnswer struct {
 // exchange has STS take the target's identity for a federated token. The identity
 // is worth nothing past the mint deadline, by Google's clock (HAZARDS 8).
 func (is *Issuer) exchange(ctx context.Context, a ask) (secret.Text, *federation.Journey, error) {
-	identity, err := is.provider.Sign(is.provider.Claims(a.name, time.Now(), a.deadline))
+	identity, err := is.Provider.Sign(is.Provider.Claims(a.name, time.Now(), a.deadline))
 	if err != nil {
-		return secret.Text{}, nil, refused("%v", err)
+		return secret.Text{}, nil, federation.Refused("%v", err)
 	}
 	out, j, err := is.askSTS(ctx, stepExchange, a.deadline, url.Values{
 		"grant_type": {grantExchange}, "audience": {is.spec.audience()}, "scope": {scopeCloud}, "requested_token_type": {typeAccessToken},
@@ -162,7 +137,7 @@ func (is *Issuer) narrow(ctx context.Context, a ask, wide token) (token, *federa
 
 func (is *Issuer) askSTS(ctx context.Context, step string, deadline time.Time, form url.Values) (stsAnswer, *federation.Journey, error) {
 	var out stsAnswer
-	a, j, err := federation.Post(ctx, is.http, step, is.spec.STSEndpoint+"/v1/token",
+	a, j, err := federation.Post(ctx, is.HTTP, step, is.spec.STSEndpoint+"/v1/token",
 		map[string]string{"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}, form.Encode())
 	if err != nil {
 		return out, j, err
@@ -170,8 +145,8 @@ func (is *Issuer) askSTS(ctx context.Context, step string, deadline time.Time, f
 	if a.Status != http.StatusOK {
 		return out, j, failure(step, a, deadline)
 	}
-	if json.Unmarshal(a.Body, &out) != nil || !isToken(out.AccessToken) || out.TokenType != "Bearer" {
-		return stsAnswer{}, j, halfAnswer(step)
+	if json.Unmarshal(a.Body, &out) != nil || !federation.IsToken(out.AccessToken, maxToken) || out.TokenType != "Bearer" {
+		return stsAnswer{}, j, federation.HalfAnswer(step)
 	}
 	return out, j, nil
 }
@@ -181,14 +156,14 @@ func (is *Issuer) impersonate(ctx context.Context, a ask, federated secret.Text)
 	left := time.Until(a.end)
 	seconds := int64((left - min(longestWay, left/4)) / time.Second)
 	if seconds < 1 {
-		return token{}, nil, tooLate("the lease ends before a token could be made")
+		return token{}, nil, federation.TooLate("the lease ends before a token could be made")
 	}
 	body, err := json.Marshal(map[string]any{"scope": []string{scopeCloud}, "lifetime": fmt.Sprintf("%ds", min(seconds, 3600))})
 	if err != nil {
-		return token{}, nil, refused("%v", err)
+		return token{}, nil, federation.Refused("%v", err)
 	}
 	where := is.spec.IAMEndpoint + "/v1/projects/-/serviceAccounts/" + url.PathEscape(is.spec.ServiceAccount) + ":generateAccessToken"
-	answer, j, err := federation.Post(ctx, is.http, stepImpersonate, where,
+	answer, j, err := federation.Post(ctx, is.HTTP, stepImpersonate, where,
 		map[string]string{"Content-Type": "application/json", "Authorization": "Bearer " + federated.Reveal()}, string(body))
 	if err != nil {
 		return token{}, j, err
@@ -200,8 +175,8 @@ func (is *Issuer) impersonate(ctx context.Context, a ask, federated secret.Text)
 		AccessToken string    `json:"accessToken"`
 		ExpireTime  time.Time `json:"expireTime"`
 	}
-	if json.Unmarshal(answer.Body, &out) != nil || !isToken(out.AccessToken) || out.ExpireTime.IsZero() {
-		return token{}, j, halfAnswer(stepImpersonate)
+	if json.Unmarshal(answer.Body, &out) != nil || !federation.IsToken(out.AccessToken, maxToken) || out.ExpireTime.IsZero() {
+		return token{}, j, federation.HalfAnswer(stepImpersonate)
 	}
 	expires := out.ExpireTime
 	if j.Dated && j.Ahead.Abs() > j.Unsure { // by our clock, which is the lease's
@@ -211,19 +186,6 @@ func (is *Issuer) impersonate(ctx context.Context, a ask, federated secret.Text)
 		return token{}, j, &issuers.Error{Kind: issuers.Unknown, Detail: fmt.Sprintf("%s: its token would end at %s, after its lease; it is not delivered", stepImpersonate, expires.UTC().Format(time.RFC3339))}
 	}
 	return token{secret.New(out.AccessToken), expires}, j, nil
-}
-
-// isToken says whether a text can stand in a header as it is (RFC 6750 §2.1).
-func isToken(s string) bool {
-	if len(s) < minToken || len(s) > maxToken {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if c <= ' ' || c > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // deliver returns what the client gets.
@@ -245,20 +207,8 @@ func (is *Issuer) Withdraw(_ context.Context, leases []issuers.Lease) []issuers.
 	for n, l := range leases {
 		out[n].Receipt = issuers.Receipt{
 			Proof:  issuers.ProofExpiresOnly,
-			Detail: "nothing to ask: Google revokes no single token of a service account; what was delivered ends by " + is.expiry(l).UTC().Format(time.RFC3339),
+			Detail: "nothing to ask: Google revokes no single token of a service account; what was delivered ends by " + is.Expiry(l).UTC().Format(time.RFC3339),
 		}
 	}
 	return out
-}
-
-// Publish returns the documents of the target's identity provider.
-func (is *Issuer) Publish(context.Context) (map[string][]byte, error) {
-	return maps.Clone(is.provider.Documents()), nil
-}
-
-// Close implements [issuers.Issuer]; it may be called again.
-func (is *Issuer) Close() error {
-	is.closed.Store(true)
-	is.http.CloseIdleConnections()
-	return nil
 }

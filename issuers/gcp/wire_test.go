@@ -171,6 +171,11 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	if f.OK || !f.Warning || !strings.Contains(f.Fix, `create-oidc prod --project=123456789 --location=global --workload-identity-pool=mayfly --issuer-uri='`+gcptest.Issuer+`'`) || !strings.Contains(f.Fix, "target:prod") {
 		t.Errorf("%+v", f)
 	}
+	g.Answer("/v1/token", gcptest.STSRefusal(400, "invalid_grant", "the audience does not match"))
+	f = findings(t, is)["token exchange"]
+	if f.OK || !strings.Contains(f.Fix, "update-oidc prod ") || strings.Contains(f.Detail, "token exchange") {
+		t.Errorf("a provider that is there is not made again: %+v", f)
+	}
 }
 
 // A target that is not trusted, or that speaks for another one, gets nothing.

@@ -103,7 +103,7 @@ func TestLaw3CSRNamesAreWithinTheScope(t *testing.T) {
 	} {
 		cred, err := mintCSR(t, i, allowed, mustCSR(t, key, &c.csr))
 		if !c.fine {
-			if issuers.KindOf(err) != issuers.Refused {
+			if issuers.KindOf(err) != issuers.BadScope {
 				t.Errorf("%s: %v; want refused", name, err)
 			}
 			continue
@@ -152,7 +152,7 @@ func TestCSRAsksForMoreThanAKey(t *testing.T) {
 	csr := mustCSR(t, key, &stdx509.CertificateRequest{
 		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: other}},
 	})
-	if _, err := mintCSR(t, i, grant(client, "dns:a.example"), csr); issuers.KindOf(err) != issuers.Refused {
+	if _, err := mintCSR(t, i, grant(client, "dns:a.example"), csr); issuers.KindOf(err) != issuers.BadScope {
 		t.Errorf("an otherName: %v; want refused", err)
 	}
 }
@@ -188,7 +188,7 @@ func TestKeysOfCSRs(t *testing.T) {
 		"another's key":  {anothersKey(t), false},
 	} {
 		_, err := mintCSR(t, i, grant(client, "dns:a.example"), c.csr)
-		if c.fine != (err == nil) || !c.fine && issuers.KindOf(err) != issuers.Refused {
+		if c.fine != (err == nil) || !c.fine && issuers.KindOf(err) != issuers.BadScope {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -299,7 +299,7 @@ func TestCommonNames(t *testing.T) {
 		cred, err := mintCSR(t, i, named(c.identifier), c.csr)
 		switch {
 		case c.want == "":
-			if issuers.KindOf(err) != issuers.Refused {
+			if issuers.KindOf(err) != issuers.BadScope {
 				t.Errorf("%q: %v; want refused", c.identifier, err)
 			}
 		case err != nil:
@@ -370,8 +370,8 @@ func FuzzCSR(f *testing.F) {
 	f.Fuzz(func(t *testing.T, der []byte) {
 		c, err := mintCSR(t, i, allowed, der)
 		if err != nil {
-			if issuers.KindOf(err) != issuers.Refused {
-				t.Fatalf("%v; want refused", err)
+			if issuers.KindOf(err) != issuers.BadScope {
+				t.Fatalf("%v; want it to say what is wrong with the request", err)
 			}
 			return
 		}

@@ -73,13 +73,13 @@ func (i *issuer) Mint(ctx context.Context, l issuers.Lease) (issuers.Credential,
 	if len(l.CSR) > 0 {
 		r, err := parseCSR(l.CSR)
 		if err != nil {
-			return none, refused(err)
+			return none, badRequest(err)
 		}
 		csr = &r
 	}
 	who, err := i.spec.resolve(detail, csr)
 	if err != nil {
-		return none, refused(err)
+		return none, badRequest(err)
 	}
 	c, err := i.issue(l, detail, who, csr)
 	if err != nil {
@@ -216,6 +216,12 @@ func (i *issuer) Publish(context.Context) (map[string][]byte, error) {
 func (i *issuer) Close() error {
 	i.closed.Store(true)
 	return nil
+}
+
+// badRequest is what the requester alone can mend, and so must hear: the CSR, or a
+// scope that leaves a name open.
+func badRequest(err error) error {
+	return &issuers.Error{Kind: issuers.BadScope, Detail: err.Error()}
 }
 
 func refused(err error) error {

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -18,6 +17,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-broker/mayfly/e2e/servertest"
+	"github.com/mayfly-broker/mayfly/issuers/federation/federationtest"
 )
 
 // What the stand-in knows.
@@ -34,12 +34,18 @@ type Entra struct {
 	URL string
 	// Life is that of the tokens it gives.
 	Life time.Duration
+	// Trusted is the application's federated credential.
+	Trusted *federationtest.Verifier
 
 	mu     sync.Mutex
-	keys   jose.JSONWebKeySet
 	asked  []url.Values
 	answer http.HandlerFunc
 	jwts   map[string]string // identity tokens by the oid that was given for them
+}
+
+// Trust is what the application's federated credential says.
+func Trust() *federationtest.Verifier {
+	return federationtest.New(Issuer, Subject, "api://AzureADTokenExchange", jose.RS256)
 }
 
 // NewEntra starts one under a certificate of ca's.
@@ -48,29 +54,13 @@ func NewEntra(ca *servertest.Authority) (e *Entra, closer func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	e = &Entra{Life: time.Hour, jwts: map[string]string{}}
+	e = &Entra{Life: time.Hour, Trusted: Trust(), jwts: map[string]string{}}
 	srv := httptest.NewUnstartedServer(e)
 	srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.StartTLS()
 	e.URL = srv.URL
 	return e, srv.Close, nil
-}
-
-// Trust takes a provider's published keys beside those of before.
-func (e *Entra) Trust(jwks []byte) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var set jose.JSONWebKeySet
-	if err := json.Unmarshal(jwks, &set); err != nil {
-		return err
-	}
-	for _, k := range set.Keys {
-		if len(e.keys.Key(k.KeyID)) == 0 {
-			e.keys.Keys = append(e.keys.Keys, k)
-		}
-	}
-	return nil
 }
 
 // Answer sets how requests are answered; nil undoes it.
@@ -114,7 +104,7 @@ func (e *Entra) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	form := r.PostForm
 	e.mu.Lock()
 	e.asked = append(e.asked, form)
-	other, keys := e.answer, e.keys
+	other := e.answer
 	e.mu.Unlock()
 	for name := range form {
 		if !slices.Contains([]string{"client_id", "scope", "client_assertion_type", "client_assertion", "grant_type"}, name) || len(form[name]) != 1 {
@@ -136,7 +126,7 @@ func (e *Entra) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer":
 		Refusal(401, "invalid_client", "AADSTS700027")(w, r)
 	default:
-		if err := Verify(form.Get("client_assertion"), keys); err != nil {
+		if err := e.Trusted.Verify(r.Context(), form.Get("client_assertion")); err != nil {
 			Refusal(401, "invalid_client", "AADSTS70021: No matching federated identity record found: "+err.Error())(w, r)
 			return
 		}
@@ -174,37 +164,4 @@ func (e *Entra) Token(resource, identity string) string {
 	}
 	text, _ := jws.CompactSerialize() // one signature always can
 	return text
-}
-
-// Verify judges an identity token by a set of keys, as a federated credential does.
-func Verify(token string, keys jose.JSONWebKeySet) error {
-	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
-	if err != nil {
-		return fmt.Errorf("the assertion cannot be read: %w", err)
-	}
-	found := keys.Key(jws.Signatures[0].Protected.KeyID)
-	if len(found) != 1 {
-		return fmt.Errorf("no key with id %q", jws.Signatures[0].Protected.KeyID)
-	}
-	payload, err := jws.Verify(found[0])
-	if err != nil {
-		return err
-	}
-	var c struct {
-		Issuer   string `json:"iss"`
-		Subject  string `json:"sub"`
-		Audience string `json:"aud"`
-		IssuedAt int64  `json:"iat"`
-		Expires  int64  `json:"exp"`
-	}
-	now := time.Now().Unix()
-	switch err := json.Unmarshal(payload, &c); {
-	case err != nil:
-		return err
-	case c.Issuer != Issuer, c.Subject != Subject, c.Audience != "api://AzureADTokenExchange": // compared as they are written
-		return fmt.Errorf("issuer %q, subject %q, audience %q", c.Issuer, c.Subject, c.Audience)
-	case c.IssuedAt > now, c.Expires <= now:
-		return fmt.Errorf("the assertion is from %d to %d; it is %d", c.IssuedAt, c.Expires, now)
-	}
-	return nil
 }

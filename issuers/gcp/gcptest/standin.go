@@ -1,7 +1,8 @@
 // Package gcptest plays Google's token services for tests: STS, and the IAM Service
-// Account Credentials API. It refuses what their references say that they refuse,
-// and judges a narrowed token as the reference of access boundaries says. That it
-// reads them right nobody has proven but Google.
+// Account Credentials API; and as much of Cloud Storage as shows what a token may do.
+// It refuses what their references say that they refuse, and judges a narrowed token
+// as the reference of access boundaries says. That it reads them right nobody has
+// proven but Google.
 //
 // It knows requests and answers, and nothing of issuers.
 package gcptest
@@ -10,7 +11,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -26,6 +26,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-broker/mayfly/e2e/servertest"
+	"github.com/mayfly-broker/mayfly/issuers/federation/federationtest"
 )
 
 // What the stand-in knows.
@@ -47,12 +48,14 @@ type Asked struct {
 // StandIn plays Google.
 type StandIn struct {
 	URL, CAPEM string
+	// Trusted is the identity provider that [Provider] was set up for.
+	Trusted *federationtest.Verifier
 
 	mu      sync.Mutex
-	keys    jose.JSONWebKeySet // that the provider publishes
 	asked   []Asked
 	answers map[string]http.HandlerFunc // by path's end
 	tokens  map[string]issued
+	objects map[string]string // by bucket/object
 }
 
 // issued is a token that was made.
@@ -72,6 +75,11 @@ type Rule struct {
 	} `json:"availabilityCondition"`
 }
 
+// Trust is what the administrator told Google of the target's identity provider.
+func Trust() *federationtest.Verifier {
+	return federationtest.New(Issuer, Subject, "https://iam.googleapis.com/"+Provider, jose.ES256, jose.RS256)
+}
+
 // New starts one under TLS, on 127.0.0.1.
 func New() (s *StandIn, closer func(), err error) {
 	ca, err := servertest.NewAuthority()
@@ -86,26 +94,13 @@ func New() (s *StandIn, closer func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s = &StandIn{CAPEM: ca.PEM, answers: map[string]http.HandlerFunc{}, tokens: map[string]issued{}}
+	s = &StandIn{CAPEM: ca.PEM, Trusted: Trust(), answers: map[string]http.HandlerFunc{}, tokens: map[string]issued{}, objects: map[string]string{}}
 	srv := httptest.NewUnstartedServer(s)
 	srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.StartTLS()
 	s.URL = srv.URL
 	return s, srv.Close, nil
-}
-
-// Trust takes the provider's published keys beside those of before, as Google does
-// that fetches them anew.
-func (s *StandIn) Trust(jwks []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var set jose.JSONWebKeySet
-	if err := json.Unmarshal(jwks, &set); err != nil {
-		return err
-	}
-	s.keys.Keys = append(s.keys.Keys, slices.DeleteFunc(set.Keys, func(k jose.JSONWebKey) bool { return len(s.keys.Key(k.KeyID)) > 0 })...)
-	return nil
 }
 
 // Answer sets how requests to a path that ends like this are answered; nil undoes it.
@@ -156,6 +151,8 @@ func (s *StandIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.STS(w, r, form)
 	case r.Method == http.MethodPost && r.URL.Path == "/v1/projects/-/serviceAccounts/"+Account+":generateAccessToken":
 		s.iam(w, r, body)
+	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, objectsPath):
+		s.storage(w, r)
 	case strings.HasSuffix(r.URL.Path, ":generateAccessToken"):
 		IAMRefusal(http.StatusNotFound, "NOT_FOUND", "Not found; Gaia id not found for email")(w, r)
 	default:
@@ -216,56 +213,13 @@ func (s *StandIn) exchange(w http.ResponseWriter, r *http.Request, form url.Valu
 	case form.Get("scope") == "":
 		STSRefusal(http.StatusBadRequest, "invalid_request", "Missing scope")(w, r)
 	default:
-		if err := s.Verify(token); err != nil {
+		if err := s.Trusted.Verify(r.Context(), token); err != nil {
 			STSRefusal(http.StatusBadRequest, "invalid_grant", err.Error())(w, r)
 			return
 		}
 		answer(http.StatusOK, map[string]any{"access_token": s.issue(issued{kind: "federated", expires: time.Now().Add(time.Hour), jwt: token}),
 			"issued_token_type": prefix + "token-type:access_token", "token_type": "Bearer", "expires_in": 3600})(w, r)
 	}
-}
-
-// Verify judges an identity token as the provider is set up to.
-func (s *StandIn) Verify(token string) error {
-	s.mu.Lock()
-	keys := s.keys
-	s.mu.Unlock()
-	return Verify(token, keys)
-}
-
-// Verify judges an identity token by a set of keys.
-func Verify(token string, keys jose.JSONWebKeySet) error {
-	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256, jose.RS256})
-	if err != nil {
-		return fmt.Errorf("unable to parse the ID Token: %w", err)
-	}
-	found := keys.Key(jws.Signatures[0].Protected.KeyID)
-	if len(found) != 1 {
-		return fmt.Errorf("no key with id %q", jws.Signatures[0].Protected.KeyID)
-	}
-	payload, err := jws.Verify(found[0])
-	if err != nil {
-		return err
-	}
-	var c struct {
-		Issuer   string `json:"iss"`
-		Subject  string `json:"sub"`
-		Audience string `json:"aud"`
-		IssuedAt int64  `json:"iat"`
-		Expires  int64  `json:"exp"`
-	}
-	now := time.Now().Unix()
-	switch err := json.Unmarshal(payload, &c); {
-	case err != nil:
-		return err
-	case c.Issuer != Issuer, c.Audience != "https://iam.googleapis.com/"+Provider:
-		return fmt.Errorf("the issuer %q or the audience %q does not match", c.Issuer, c.Audience)
-	case c.IssuedAt > now, c.Expires <= now, c.Expires-c.IssuedAt > 24*3600:
-		return fmt.Errorf("the ID Token is from %d to %d; it is %d", c.IssuedAt, c.Expires, now)
-	case c.Subject != Subject:
-		return fmt.Errorf("the given credential is rejected by the attribute condition: %q", c.Subject)
-	}
-	return nil
 }
 
 func (s *StandIn) issue(t issued) string {

@@ -93,7 +93,7 @@ func (u *users) end(ctx context.Context, a *admin, l issuers.Lease) (issuers.Rec
 	}
 	detail := "iam:GetUser " + name + " answers NoSuchEntity"
 	if a.changed {
-		detail += fmt.Sprintf("; %d access keys were deactivated and deleted, then the user", keys)
+		detail += fmt.Sprintf("; access keys deactivated and deleted: %d, then the user", keys)
 	}
 	return issuers.Receipt{Proof: issuers.ProofAbsent, Detail: detail}, nil
 }

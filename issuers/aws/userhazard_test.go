@@ -294,6 +294,48 @@ func TestIAMLostAnswers(t *testing.T) {
 	}
 }
 
+// IAM may answer from where the last change has not arrived.
+func TestIAMAnswersThatLagBehind(t *testing.T) {
+	s := newIAM(t)
+	is := openUsers(t, s)
+	l := userLease()
+	s.Stale("GetUser", 2)
+	s.Stale("ListAccessKeys", 2)
+	mint(t, is, l)
+	s.Stale("ListAccessKeys", 1)
+	withdrawn(t, is, l)
+	if u, there := s.Look("mf-" + l.ID); there {
+		t.Errorf("left: %+v", u)
+	}
+	// The user is there already, and the first look does not see it.
+	mint(t, is, l)
+	s.Stale("GetUser", 1)
+	mint(t, is, issuertest.Regenerate(aws.Kind{}, l))
+	if u, _ := s.Look("mf-" + l.ID); len(u.Keys) != 1 {
+		t.Errorf("keys %v", u.Keys)
+	}
+}
+
+// What the spec names must be there: nothing is made without its boundary.
+func TestIAMBoundaryThatDoesNotExist(t *testing.T) {
+	s := newIAM(t)
+	s.Grant(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"iam:*","Resource":"*"}]}`)
+	sp := byUser(s).with(spec{"tags": true, "iam_user": spec{"endpoint": s.URL, "permissions_boundary": awstest.BoundaryARN + "-x"}})
+	_, err := open(t, userTarget(t, s, sp)).Mint(t.Context(), userLease())
+	wantKind(t, err, issuers.Refused)
+	if !strings.Contains(err.Error(), "permissions_boundary") {
+		t.Error(err)
+	}
+	l := userLease()
+	mint(t, open(t, userTarget(t, s, byUser(s).with(spec{"tags": true}))), l)
+	if u, _ := s.Look("mf-" + l.ID); u.Tags["mayfly:principal"] != l.Principal || u.Tags["mayfly:role"] != l.Role {
+		t.Errorf("tags %v", u.Tags)
+	}
+	// A retry under another boundary does not go on with the user of before.
+	_, err = open(t, userTarget(t, s, sp)).Mint(t.Context(), issuertest.Regenerate(aws.Kind{}, l))
+	wantKind(t, err, issuers.Refused)
+}
+
 func TestIAMThrottling(t *testing.T) {
 	s := newIAM(t)
 	is := openUsers(t, s)

@@ -193,6 +193,9 @@ func (m *making) createUser(ctx context.Context) (fresh bool, err error) {
 	if iamCodeOf(err) == "EntityAlreadyExists" {
 		lost, err = true, nil
 	}
+	if gone(err) { // the user cannot be missing yet
+		return false, refused("iam_user.permissions_boundary: %s", detailOf(err))
+	}
 	return !lost && err == nil, err
 }
 
@@ -296,23 +299,26 @@ func readKey(k *types.AccessKey) (session, error) {
 	return session{keyID: *k.AccessKeyId, secretKey: *k.SecretAccessKey}, nil
 }
 
-// standing looks whether the user is still of this generation, and this its one key.
+// standing looks whether the user is still of this generation, and this its one
+// key. IAM may need a moment to show what it was told just now.
 func (m *making) standing(ctx context.Context, keyID string) error {
-	found, err := m.getUser(ctx, m.name)
-	if err != nil {
-		return err
-	}
-	if _, err := m.owned(found, m.lease); err != nil {
-		return err
-	}
-	keys, err := m.keys(ctx, m.name)
-	if err != nil {
-		return err
-	}
-	if len(keys) != 1 || sdk.ToString(keys[0].AccessKeyId) != keyID {
-		return &issuers.Error{Kind: issuers.Unknown, Detail: "another mint of the same lease works on the user"}
-	}
-	return nil
+	return settle(ctx, "NoSuchEntity", func() error {
+		found, err := m.getUser(ctx, m.name)
+		if err != nil {
+			return err
+		}
+		if _, err := m.owned(found, m.lease); err != nil {
+			return err
+		}
+		keys, err := m.keys(ctx, m.name)
+		if err != nil {
+			return err
+		}
+		if len(keys) != 1 || sdk.ToString(keys[0].AccessKeyId) != keyID {
+			return &issuers.Error{Kind: issuers.Unknown, Detail: "iam:ListAccessKeys: not this mint's key alone; perhaps another one of the same lease works on the user", Err: iamCode("NoSuchEntity")}
+		}
+		return nil
+	})
 }
 
 // locks keep two calls of this process off one user. A channel of one, so that

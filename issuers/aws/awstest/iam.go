@@ -41,6 +41,7 @@ type IAM struct {
 	throttle map[string]int
 	lose     map[string]int
 	hold     map[string]*Held
+	stale    map[string]int
 }
 
 type iamUser struct {
@@ -79,7 +80,7 @@ func NewIAM(policies ...string) *IAM {
 	s := &IAM{
 		Broker: Keys{ID: "AKIA" + rand.Text()[:16], Secret: rand.Text()}, role: policies, quota: 5000,
 		users: map[string]*iamUser{}, keys: map[string]*iamKey{}, sessions: map[string]*iamSession{},
-		calls: map[string]int{}, throttle: map[string]int{}, lose: map[string]int{}, hold: map[string]*Held{},
+		calls: map[string]int{}, throttle: map[string]int{}, lose: map[string]int{}, hold: map[string]*Held{}, stale: map[string]int{},
 	}
 	s.users["mayfly"] = &iamUser{name: "mayfly", path: "/", id: "AIDA" + rand.Text()[:17], created: time.Now(), tags: map[string]string{},
 		policies: map[string]string{"own": `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"` + UsersRoleARN + `"}]}`}}
@@ -110,6 +111,17 @@ func (s *IAM) Throttle(action string, n int) { s.set(func() { s.throttle[action]
 
 // Lose has the next n calls of an action take effect and never answer.
 func (s *IAM) Lose(action string, n int) { s.set(func() { s.lose[action] = n }) }
+
+// Stale has the next n calls of GetUser or ListAccessKeys know nothing of it.
+func (s *IAM) Stale(action string, n int) { s.set(func() { s.stale[action] = n }) }
+
+func (s *IAM) isStale(action string) bool {
+	if s.stale[action] == 0 {
+		return false
+	}
+	s.stale[action]--
+	return true
+}
 
 // Hold keeps the next call of an action in front of the door until released.
 func (s *IAM) Hold(action string) *Held {

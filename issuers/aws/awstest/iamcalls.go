@@ -190,6 +190,9 @@ func (s *IAM) createUser(_ caller, f url.Values) (string, *fault) {
 
 func (s *IAM) getUser(_ caller, f url.Values) (string, *fault) {
 	u, bad := s.find(f)
+	if bad == nil && s.isStale("GetUser") {
+		bad = no(http.StatusNotFound, "NoSuchEntity", "The user with name %s cannot be found.", u.name)
+	}
 	if bad != nil {
 		return "", bad
 	}
@@ -356,7 +359,11 @@ func (s *IAM) listAccessKeys(_ caller, f url.Values) (string, *fault) {
 		return "", bad
 	}
 	out := "<UserName>" + escape(u.name) + "</UserName><AccessKeyMetadata>"
-	for _, k := range s.keysOf(u.name) {
+	keys := s.keysOf(u.name)
+	if len(keys) > 0 && s.isStale("ListAccessKeys") {
+		keys = nil
+	}
+	for _, k := range keys {
 		out += "<member><UserName>" + escape(u.name) + "</UserName><AccessKeyId>" + k.id + "</AccessKeyId><Status>" + k.status + "</Status><CreateDate>" + k.created.UTC().Format(time.RFC3339) + "</CreateDate></member>"
 	}
 	return out + "</AccessKeyMetadata><IsTruncated>false</IsTruncated>", nil

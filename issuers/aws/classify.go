@@ -63,19 +63,24 @@ func failure(what string, err error, j *federation.Journey) *issuers.Error {
 	return federation.Unanswered(what, err, j)
 }
 
-// answered classifies a refusal by its code, never by its text.
+// answered classifies a refusal of STS by its code, never by its text.
 func answered(what string, said smithy.APIError, status int) *issuers.Error {
-	code := said.ErrorCode()
-	v, ok := verdicts[code]
+	v := judge("STS", verdicts, said.ErrorCode(), status)
+	return &issuers.Error{Kind: v.kind, Detail: fmt.Sprintf("%s: %s (%s)", what, v.hint, federation.OneLine(said.ErrorMessage())), Err: stsCode(federation.OneLine(said.ErrorCode()))}
+}
+
+// judge looks a service's code up.
+func judge(service string, known map[string]verdict, code string, status int) verdict {
+	v, ok := known[code]
 	switch {
 	case ok:
 	case status < 400 || status > 499 || code == "" || code == "UnknownError":
-		// A fault of its own, or no refusal of STS's at all: it may have acted.
-		v = verdict{issuers.Unknown, "STS failed"}
+		// A fault of its own, or no refusal of the service's at all: it may have acted.
+		v = verdict{issuers.Unknown, service + " failed"}
 	default:
-		v = verdict{issuers.Refused, "STS refuses"}
+		v = verdict{issuers.Refused, service + " refuses"}
 	}
-	return &issuers.Error{Kind: v.kind, Detail: fmt.Sprintf("%s: %s (%s)", what, v.hint, federation.OneLine(said.ErrorMessage())), Err: stsCode(federation.OneLine(code))}
+	return v
 }
 
 // stsCode is the code of an answer that was no session.

@@ -17,11 +17,12 @@ import (
 const scopeType = "aws"
 
 // maxPolicy is how long an inline session policy may be, in characters
-// (AssumeRole, Policy). AWS packs it besides, to a size that it alone computes.
+// (AssumeRole, Policy), and all inline policies of a user (IAM quotas). AWS packs
+// the former besides, to a size that it alone computes.
 const maxPolicy = 2048
 
-// statement is one statement of a session policy. There is no NotAction, no
-// NotResource and no Deny: what is not allowed is not given.
+// statement is one statement that allows. There is no NotAction and no
+// NotResource: what is not allowed is not given.
 type statement struct {
 	Effect    string
 	Action    oneOrMore
@@ -54,30 +55,42 @@ func (sp *spec) compile(in scope.Scope, end time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	p := &policy{end: end.UTC().Format("2006-01-02T15:04:05Z")}
+	p := &policy{end: instant(end)}
 	for _, d := range s {
 		if err := sp.compileDetail(p, d); err != nil {
 			return "", err
 		}
 	}
-	raw, err := marshal(struct {
-		Version   string
-		Statement []*statement
-	}{"2012-10-17", p.statements})
-	if err != nil {
-		return "", fmt.Errorf("encode the session policy: %w", err)
+	all := make([]any, 0, len(p.statements)+3)
+	for _, s := range p.statements {
+		all = append(all, s)
 	}
-	text := escapeASCII(raw)
+	if sp.IAMUser != nil {
+		all = append(all, userDenials(p.end)...)
+	}
+	text, err := document(all...)
+	if err != nil {
+		return "", fmt.Errorf("encode the policy: %w", err)
+	}
 	if len(text) > maxPolicy {
-		return "", fmt.Errorf("scope: its session policy has %d characters; AWS takes at most %d; name fewer actions and resources, or ask for two credentials", len(text), maxPolicy)
+		return "", fmt.Errorf("scope: its policy has %d characters; AWS takes at most %d; name fewer actions and resources, or ask for two credentials", len(text), maxPolicy)
 	}
 	return text, nil
 }
 
+// document writes a policy of these statements.
+func document(statements ...any) (string, error) {
+	raw, err := marshal(struct {
+		Version   string
+		Statement []any
+	}{"2012-10-17", statements})
+	return escapeASCII(raw), err
+}
+
 func (sp *spec) compileDetail(p *policy, d scope.Detail) error {
 	switch {
-	case d.Type != scopeType:
-		return fmt.Errorf("type: %q; allowed is %s", d.Type, scopeType)
+	case d.Type != sp.scopeType():
+		return fmt.Errorf("type: %q; allowed is %s%s", d.Type, sp.scopeType(), sp.otherType(d.Type))
 	case d.Identifier != "" || len(d.Datatypes) > 0 || len(d.Tables) > 0 || len(d.Privileges) > 0:
 		return errors.New("identifier, datatypes, tables and privileges mean nothing here; allowed are actions, such as s3:getobject, and locations, such as arn:aws:s3:::bucket/prefix/*")
 	case len(d.Locations) == 0:

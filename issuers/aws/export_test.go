@@ -20,9 +20,14 @@ func Compile(raw []byte, s scope.Scope, end time.Time) (string, error) {
 
 // Through has an issuer's requests go through another transport.
 func Through(is issuers.Issuer, rt http.RoundTripper) {
-	i, ok := is.(*Issuer)
-	if !ok {
-		i = is.(identityIssuer).Issuer
+	var i *Issuer
+	switch x := is.(type) {
+	case *Issuer:
+		i = x
+	case identityIssuer:
+		i = x.Issuer
+	case *users:
+		i = x.Issuer
 	}
 	i.sts.http.Transport = federation.Watch(rt)
 }

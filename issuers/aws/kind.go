@@ -1,9 +1,10 @@
 // Package aws mints short AWS sessions by STS: issuers.Kind "aws".
 //
 // A lease's credential is one STS session whose session policy is compiled from
-// the lease's scope and allows nothing once the lease has ended. DESIGN.md beside
+// the lease's scope and allows nothing once the lease has ended. On a target that
+// asks for it, it is an IAM user of its own instead, which can be deleted. DESIGN.md beside
 // this file says why. The package must know nothing of the broker: no ledger, no
-// policy of the broker's, no HTTP but STS's own.
+// policy of the broker's, no HTTP but STS's and IAM's.
 package aws
 
 import (
@@ -46,9 +47,14 @@ var (
 	_ issuers.KeyTurner   = Kind{}
 
 	_ issuers.SometimesKeyTurner = Kind{}
+	_ issuers.SometimesRevocable = Kind{}
 	_ issuers.Issuer             = (*Issuer)(nil)
 	_ issuers.Checker            = (*Issuer)(nil)
 	_ issuers.Publisher          = identityIssuer{}
+	_ issuers.Issuer             = (*users)(nil)
+	_ issuers.Checker            = (*users)(nil)
+	_ issuers.Lister             = (*users)(nil)
+	_ issuers.Publisher          = identityUsers{}
 )
 
 // Name implements [issuers.Kind].
@@ -56,6 +62,12 @@ func (Kind) Name() string { return KindName }
 
 // Revocable is false: STS takes no session back before its time (HAZARDS 18).
 func (Kind) Revocable() bool { return false }
+
+// RevocableOn implements [issuers.SometimesRevocable]: IAM users can be deleted.
+func (Kind) RevocableOn(raw json.RawMessage) bool {
+	sp, err := parseSpec(raw)
+	return err == nil && sp.IAMUser != nil
+}
 
 // CheckSpec implements [issuers.Kind].
 func (Kind) CheckSpec(raw json.RawMessage) error {
@@ -124,7 +136,7 @@ func (Kind) Roles(raw json.RawMessage) ([]issuers.RoleTemplate, error) {
 		suffix  string
 		actions []string
 	}{{"readonly", readActions}, {"readwrite", writeActions}} {
-		s, err := scope.Scope{{Type: scopeType, Actions: slices.Clone(t.actions), Locations: slices.Clone(objects)}}.Normalise()
+		s, err := scope.Scope{{Type: sp.scopeType(), Actions: slices.Clone(t.actions), Locations: slices.Clone(objects)}}.Normalise()
 		if err != nil {
 			return nil, err
 		}
@@ -155,6 +167,9 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	}
 	if is.sts, err = newClient(sp, t.Secrets[SecretKey]); err != nil {
 		return nil, err
+	}
+	if sp.IAMUser != nil {
+		return openUsers(is, t)
 	}
 	if is.provider != nil {
 		return identityIssuer{is}, nil

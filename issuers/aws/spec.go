@@ -64,6 +64,8 @@ type spec struct {
 	AnyResource bool `json:"any_resource"`
 	// LastingActions lets scopes name actions whose effect outlasts the lease.
 	LastingActions bool `json:"lasting_actions"`
+	// IAMUser, where given, has every lease be an IAM user: the last resort.
+	IAMUser *userSpec `json:"iam_user"`
 
 	maxTTL  time.Duration
 	publish time.Duration
@@ -85,7 +87,8 @@ type identitySpec struct {
 }
 
 const allowedKeys = "allowed keys are way, region, role_arn, endpoint, service_endpoint, fips, tls (ca, ca_file), admin (username), external_id, " +
-	"web_identity (issuer, audience, key_publish), tags, source_identity, max_ttl, resources, any_resource, lasting_actions"
+	"web_identity (issuer, audience, key_publish), tags, source_identity, max_ttl, resources, any_resource, lasting_actions, " +
+	"iam_user (path, permissions_boundary, endpoint)"
 
 var (
 	regionPattern   = regexp.MustCompile(`^[a-z][a-z0-9-]{1,31}$`)
@@ -107,7 +110,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return s, errors.New("aws: more follows after the spec's object")
 	}
-	for _, check := range []func() error{s.checkWay, s.checkRole, s.checkEndpoints, s.checkTTL, s.checkResources} {
+	for _, check := range []func() error{s.checkWay, s.checkRole, s.checkEndpoints, s.checkTTL, s.checkResources, s.checkUsers} {
 		if err := check(); err != nil {
 			return s, fmt.Errorf("aws: %w", err)
 		}
@@ -186,15 +189,8 @@ func (s *spec) checkEndpoints() error {
 		return fmt.Errorf("region: %q must be a region such as eu-central-1; without one no endpoint is near and no signature valid", s.Region)
 	}
 	for _, e := range []struct{ field, value string }{{"endpoint", s.Endpoint}, {"service_endpoint", s.ServiceEndpoint}} {
-		if e.value == "" {
-			continue
-		}
-		u, err := url.Parse(e.value)
-		switch {
-		case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-			return fmt.Errorf("%s: %q must be a URL such as https://sts.internal:9000", e.field, e.value)
-		case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
-			return fmt.Errorf("%s: %q is not https; http is allowed for loopback addresses alone", e.field, e.value)
+		if err := checkURL(e.field, e.value); err != nil {
+			return err
 		}
 	}
 	if s.FIPS && s.Endpoint != "" {
@@ -202,6 +198,21 @@ func (s *spec) checkEndpoints() error {
 	}
 	if s.TLS.CA != "" && s.TLS.CAFile != "" {
 		return errors.New("tls: give ca or ca_file, not both")
+	}
+	return nil
+}
+
+// checkURL takes an endpoint of one's own, or none.
+func checkURL(field, value string) error {
+	if value == "" {
+		return nil
+	}
+	u, err := url.Parse(value)
+	switch {
+	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
+		return fmt.Errorf("%s: %q must be a URL such as https://sts.internal:9000", field, value)
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
+		return fmt.Errorf("%s: %q is not https; http is allowed for loopback addresses alone", field, value)
 	}
 	return nil
 }
@@ -218,6 +229,12 @@ func (s *spec) checkTTL() error {
 		if s.maxTTL, err = time.ParseDuration(s.MaxTTL); err != nil {
 			return fmt.Errorf("max_ttl: %q is not a duration such as 15m", s.MaxTTL)
 		}
+	}
+	if s.IAMUser != nil {
+		if s.maxTTL < minMaxTTL || s.maxTTL > longestUserTTL {
+			return fmt.Errorf("max_ttl: %s; allowed are 1m to 168h with iam_user", s.maxTTL)
+		}
+		return nil
 	}
 	if s.maxTTL < minMaxTTL || s.maxTTL > longestMaxTTL {
 		return fmt.Errorf("max_ttl: %s; allowed are 1m to 12h, and no more than the role's own maximum session duration", s.maxTTL)

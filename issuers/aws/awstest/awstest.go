@@ -209,6 +209,12 @@ func (s *Server) Do(ctx context.Context, k Keys, method, path, query string, bod
 	return resp.StatusCode, text, err
 }
 
+// As has a server that is none of MinIO's be asked, under a certificate of ca's.
+func (s *Server) As(ca *CA) *Server {
+	s.client = ca.Client()
+	return s
+}
+
 // Put writes objects as root, and makes their buckets.
 func (s *Server) Put(ctx context.Context, paths ...string) error {
 	for _, p := range paths {

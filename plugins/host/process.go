@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ type process struct {
 	child    *child
 	client   *plugin.Client
 	conn     *grpc.ClientConn
+	unclaim  func()
 	began    time.Time
 
 	mu      sync.Mutex
@@ -44,6 +46,7 @@ type launch struct {
 	account account
 	log     *slog.Logger
 	redact  func(string) string
+	unclaim func() // its user, when the process is gone
 }
 
 // start runs a plugin and shakes hands with it. The error says what is wrong with
@@ -51,7 +54,7 @@ type launch struct {
 func start(ctx context.Context, l launch) (*process, error) {
 	c := &child{name: l.spec.Name, binary: l.binary, account: l.account, limits: l.spec.Limits, exited: make(chan struct{})}
 	c.journal = newJournal(c.exited, l.log, l.redact)
-	p := &process{spec: l.spec, child: c, began: time.Now(), idle: make(chan struct{})}
+	p := &process{spec: l.spec, child: c, unclaim: l.unclaim, began: time.Now(), idle: make(chan struct{})}
 	var conn *grpc.ClientConn
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  protocol.Handshake(),
@@ -81,15 +84,19 @@ func start(ctx context.Context, l launch) (*process, error) {
 }
 
 // run is go-plugin's way to the child: the environment is go-plugin's own and
-// nothing else, the directory was made for the child's socket.
-func (c *child) run(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
-	c.env, c.dir = cmd.Env, dir
-	if c.account.own {
-		if err := os.Chown(dir, int(c.account.uid), int(c.account.gid)); err != nil {
-			return nil, err
-		}
+// nothing else. The directory for the child's socket is not go-plugin's, which
+// removes whatever the child has made of it, level by level, with an open file
+// for each.
+func (c *child) run(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
+	dir, err := os.MkdirTemp("", "mayfly-plugin-")
+	if err != nil {
+		return nil, err
 	}
-	return c, nil
+	c.dir, c.env = dir, append(slices.Clone(cmd.Env), plugin.EnvUnixSocketDir+"="+dir)
+	if c.account.own {
+		err = os.Chown(dir, int(c.account.uid), int(c.account.gid))
+	}
+	return c, err
 }
 
 // dialOptions bound what comes over the connection, whatever method is called.
@@ -99,17 +106,24 @@ func dialOptions(c *child) []grpc.DialOption {
 		grpc.WithDisableRetry(), // what may have acted is not sent twice
 		grpc.WithMaxHeaderListSize(64 << 10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<10), grpc.MaxCallSendMsgSize(64<<10)),
-		grpc.WithChainStreamInterceptor(noBroker),
+		grpc.WithChainStreamInterceptor(streams),
 	}
 }
 
-// noBroker refuses go-plugin's broker, by which a plugin could have the node make
-// a goroutine and an entry in a map for every message that it sends.
-func noBroker(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+// streams refuses go-plugin's broker, by which a plugin could have the node make
+// a goroutine and an entry in a map for every message that it sends. And it makes
+// of every failure of the other stream, of what the plugin prints, the one that
+// go-plugin takes for "there is none": at others it forgets its connection, which
+// then tries for ever to reach a socket that is gone.
+func streams(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	if method == "/plugin.GRPCBroker/StartStream" {
 		return nil, status.Error(codes.Unimplemented, "the node has no broker")
 	}
-	return next(ctx, d, cc, method, opts...)
+	s, err := next(ctx, d, cc, method, opts...)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return s, nil
 }
 
 // part is the plugin as go-plugin sees it.
@@ -162,8 +176,11 @@ func (p *process) end() {
 	if p.child.ID() != "" {
 		<-p.child.exited
 	}
-	if p.child.dir != "" {
-		_ = os.RemoveAll(p.child.dir)
+	p.unclaim()
+	if dir := p.child.dir; dir != "" {
+		if err := tidy(dir, p.child.account.uid); err != nil {
+			p.child.journal.log.Warn("what the plugin has left is not removed", "directory", dir, "error", err)
+		}
 	}
 }
 

@@ -10,14 +10,13 @@
 package sdk
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
 	"slices"
-
-	"context"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -41,6 +40,7 @@ const maxStreams = 1024
 func Serve(kind issuers.Kind, issuer issuers.Issuer) {
 	// go-plugin takes os.Stderr over; what is logged goes the direct way.
 	log := newLogger(os.Stderr)
+	hideMemory()
 	s, err := newServer(kind, issuer, log)
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,137 @@
+package host_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-broker/mayfly/plugins/host"
+	"github.com/mayfly-broker/mayfly/plugins/sdk/plugintest"
+)
+
+// leftBehind returns the processes that a rogue of that name has left.
+func leftBehind(name string) (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range all {
+		if line, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(line), "left-behind-by-"+name) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestHazard6NothingIsLeftBehind: a child in a session of its own ends with its
+// plugin, also where the plugin is replaced or removed.
+func TestHazard6NothingIsLeftBehind(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // nobody else can make a namespace
+	}
+	s := newStage(t)
+	s.Set([]host.Spec{s.spec(t, "leaver", 1)})
+	k, i := s.target(t, "leaver", "leaves a child")
+	if _, err := i.Mint(t.Context(), lease(k)); err != nil {
+		t.Fatal(err)
+	}
+	if len(leftBehind("leaver")) == 0 {
+		t.Fatal("it has left no child, so this test proves nothing")
+	}
+	s.Set(nil)
+	eventually(t, "the end of the child", func() bool { return len(leftBehind("leaver")) == 0 })
+}
+
+// TestHazard6AHeldPipeHoldsNobody: where the node may make no namespace, what a
+// plugin has left behind still keeps neither the node from stopping nor its pipes.
+func TestHazard6AHeldPipeHoldsNobody(t *testing.T) {
+	dir := t.TempDir()
+	plugintest.Install(t, dir, rogue, "leaves-its-pipes")
+	node := exec.Command("/proc/self/exe")
+	node.Env = append(os.Environ(), "TEST_HOST_PLUGINS="+dir, "TEST_HOST_PLUGIN=leaves-its-pipes")
+	node.Stderr = os.Stderr
+	out, err := node.StdoutPipe()
+	must(t, err)
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with what it gives up
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, 0, 0, 0)
+		if os.Geteuid() != 0 {
+			err = nil
+		}
+		if err == nil {
+			err = node.Start()
+		}
+		started <- err
+	}()
+	must(t, <-started)
+	t.Cleanup(func() {
+		for _, pid := range leftBehind("leaves-its-pipes") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	said := make(chan string, 1)
+	go func() {
+		line, err := bufio.NewReader(out).ReadString('\n')
+		said <- fmt.Sprint(line, err)
+	}()
+	select {
+	case line := <-said:
+		if !strings.HasPrefix(line, "closed") {
+			t.Errorf("the node says %q", line)
+		}
+	case <-time.After(40 * time.Second):
+		t.Error("the node does not stop")
+		_ = node.Process.Kill()
+	}
+	if len(leftBehind("leaves-its-pipes")) == 0 {
+		t.Error("nothing was left behind, so this test proves nothing")
+	}
+	_ = node.Wait()
+}
+
+// TestHazard6ConnectionsThatFailAreForgotten: a plugin that ends while the node
+// connects leaves nothing in the node, however often.
+func TestHazard6ConnectionsThatFailAreForgotten(t *testing.T) {
+	before := runtime.NumGoroutine()
+	s := newStage(t)
+	var specs []host.Spec
+	body, err := os.ReadFile(rogue)
+	must(t, err)
+	for n := range 4 {
+		x := s.spec(t, "never-accepts", n)
+		x.File = fmt.Sprint("file", n)
+		must(t, os.WriteFile(filepath.Join(s.dir, x.File), fmt.Appendf(body, "generation %d", n), 0o755))
+		specs = append(specs, x)
+	}
+	for _, x := range specs {
+		s.Set([]host.Spec{x})
+		eventually(t, "the failure", func() bool { return s.status("never-accepts").Problem != "it is starting" })
+		s.Set(nil)
+	}
+	s.Close()
+	eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() <= before+2 })
+}
+
+// TestHazard6WhatItMakesOfItsDirectory is not looked through by the node.
+func TestHazard6WhatItMakesOfItsDirectory(t *testing.T) {
+	s := newStage(t)
+	s.Set([]host.Spec{s.spec(t, "litters", 1)})
+	s.works(t, "litters")
+	s.Set(nil)
+	eventually(t, "the line", func() bool { return strings.Contains(s.log.String(), "is not removed") })
+	_, dir, _ := strings.Cut(s.log.String(), "directory=")
+	dir, _, _ = strings.Cut(dir, " ")
+	if _, err := os.Stat(dir + "/d/d/d"); err != nil || !strings.Contains(dir, "mayfly-plugin-") {
+		t.Fatalf("the node went through %q: %v", dir, err)
+	}
+	must(t, os.RemoveAll(dir))
+}

@@ -37,102 +37,6 @@ type published struct {
 	at   time.Time
 }
 
-// Issuers that can more: whoever asks whether a target can extend, list or publish
-// asks its type.
-type (
-	extends   struct{ i *issuer }
-	lists     struct{ i *issuer }
-	publishes struct{ i *issuer }
-	revokes   struct{ i *issuer }
-
-	extending struct {
-		*issuer
-		extends
-	}
-	listing struct {
-		*issuer
-		lists
-	}
-	extendingListing struct {
-		*issuer
-		extends
-		lists
-	}
-)
-
-func newIssuer(k *kind, t issuers.Target) issuers.Issuer {
-	i := &issuer{k: k, target: t, forget: k.s.keep(t.Secrets), opening: semaphore.NewWeighted(1)}
-	e, l := k.manifest.Can(protocol.AbleExtend), k.manifest.Can(protocol.AbleList)
-	switch {
-	case k.manifest.Can(protocol.AbleRevoked):
-		return i.revoking(e, l)
-	case k.manifest.Can(protocol.AblePublish):
-		return i.publishing(e, l)
-	case e && l:
-		return extendingListing{i, extends{i}, lists{i}}
-	case e:
-		return extending{i, extends{i}}
-	case l:
-		return listing{i, lists{i}}
-	}
-	return i
-}
-
-// publishing is the issuer of a plugin that publishes.
-func (i *issuer) publishing(e, l bool) issuers.Issuer {
-	switch {
-	case e && l:
-		return struct {
-			extendingListing
-			publishes
-		}{extendingListing{i, extends{i}, lists{i}}, publishes{i}}
-	case e:
-		return struct {
-			extending
-			publishes
-		}{extending{i, extends{i}}, publishes{i}}
-	case l:
-		return struct {
-			listing
-			publishes
-		}{listing{i, lists{i}}, publishes{i}}
-	}
-	return struct {
-		*issuer
-		publishes
-	}{i, publishes{i}}
-}
-
-// revoking is the issuer of a plugin that publishes revocations. It may publish
-// other things too; where the plugin has none, there are none.
-func (i *issuer) revoking(e, l bool) issuers.Issuer {
-	switch {
-	case e && l:
-		return struct {
-			extendingListing
-			publishes
-			revokes
-		}{extendingListing{i, extends{i}, lists{i}}, publishes{i}, revokes{i}}
-	case e:
-		return struct {
-			extending
-			publishes
-			revokes
-		}{extending{i, extends{i}}, publishes{i}, revokes{i}}
-	case l:
-		return struct {
-			listing
-			publishes
-			revokes
-		}{listing{i, lists{i}}, publishes{i}, revokes{i}}
-	}
-	return struct {
-		*issuer
-		publishes
-		revokes
-	}{i, publishes{i}, revokes{i}}
-}
-
 // The abilities that every issuer here has: where the plugin lacks them, there is
 // nothing to fence and nothing to sweep, and a check says how the plugin does.
 var (
@@ -368,9 +272,6 @@ func (i *issuer) where(ctx context.Context, a protocol.Ability, m protocol.Metho
 // the plugin is asked seldom, and nobody waits long for it.
 func (x publishes) Publish(ctx context.Context) (map[string][]byte, error) {
 	i := x.i
-	if !i.k.manifest.Can(protocol.AblePublish) {
-		return nil, nil
-	}
 	i.mu.Lock()
 	known := i.docs
 	i.mu.Unlock()

@@ -4,10 +4,14 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/plugins/protocol"
 )
 
 // TestHazard6StandsStillUntilItsLimitsAreSet: what it forked before would have none.
@@ -58,5 +62,30 @@ func TestHazard6NoGroupOfRoots(t *testing.T) {
 	}
 	if err := (account{uid: 64_001, gid: 64_001, own: true}).check("x", false, 0); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestIssuersCanWhatTheirPluginSays, and nothing else: there is a type for each
+// combination.
+func TestIssuersCanWhatTheirPluginSays(t *testing.T) {
+	all := []protocol.Ability{protocol.AbleExtend, protocol.AbleList, protocol.AblePublish, protocol.AbleRevoked}
+	for set := range 1 << len(all) {
+		m := protocol.Manifest{Name: "x", CredentialName: "mf-{lease}"}
+		for n, a := range all {
+			if set&(1<<n) != 0 {
+				m.Abilities = append(m.Abilities, a)
+			}
+		}
+		i := newIssuer(newKind(newSupervised(New(Options{}), Spec{Name: "x"}), m), issuers.Target{})
+		for _, a := range protocol.IssuerAbilities(i) {
+			if always := a == protocol.AbleCheck || a == protocol.AbleFence || a == protocol.AbleSweep; !always && !m.Can(a) {
+				t.Errorf("a plugin that can %v has issuers that can %s", m.Abilities, a)
+			}
+		}
+		for _, a := range m.Abilities {
+			if !slices.Contains(protocol.IssuerAbilities(i), a) {
+				t.Errorf("a plugin that can %v has issuers that cannot %s", m.Abilities, a)
+			}
+		}
 	}
 }

@@ -106,24 +106,17 @@ func dialOptions(c *child) []grpc.DialOption {
 		grpc.WithDisableRetry(), // what may have acted is not sent twice
 		grpc.WithMaxHeaderListSize(64 << 10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<10), grpc.MaxCallSendMsgSize(64<<10)),
-		grpc.WithChainStreamInterceptor(streams),
+		grpc.WithChainStreamInterceptor(noBroker),
 	}
 }
 
-// streams refuses go-plugin's broker, by which a plugin could have the node make
-// a goroutine and an entry in a map for every message that it sends. And it makes
-// of every failure of the other stream, of what the plugin prints, the one that
-// go-plugin takes for "there is none": at others it forgets its connection, which
-// then tries for ever to reach a socket that is gone.
-func streams(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+// noBroker refuses go-plugin's broker, by which a plugin could have the node make
+// a goroutine and an entry in a map for every message that it sends.
+func noBroker(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	if method == "/plugin.GRPCBroker/StartStream" {
 		return nil, status.Error(codes.Unimplemented, "the node has no broker")
 	}
-	s, err := next(ctx, d, cc, method, opts...)
-	if err != nil {
-		return nil, status.Error(codes.Unavailable, err.Error())
-	}
-	return s, nil
+	return next(ctx, d, cc, method, opts...)
 }
 
 // part is the plugin as go-plugin sees it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -233,6 +234,7 @@ func hostUntilKilled(dir, name string) {
 	if err != nil {
 		panic(err)
 	}
+	before := runtime.NumGoroutine()
 	h := host.New(host.Options{Dir: dir, SameUser: os.Geteuid() != 0})
 	spec := host.Spec{Name: name, File: name, SHA256: sha256.Sum256(body)}
 	if os.Geteuid() == 0 {
@@ -248,7 +250,14 @@ func hostUntilKilled(dir, name string) {
 		}
 		if st.Problem != "it is starting" {
 			h.Close()
-			fmt.Println("closed")
+			for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(end); {
+				<-tick.C
+			}
+			if n := runtime.NumGoroutine() - before; n > 0 {
+				fmt.Println("closed:", n, "goroutines are left")
+				os.Exit(0)
+			}
+			fmt.Println("closed: all are gone")
 			os.Exit(0)
 		}
 	}

@@ -131,6 +131,9 @@ func (c *child) fork(stdout, stderr *os.File) (cmd *exec.Cmd, apart bool, err er
 			break // only who may make namespaces can set it apart
 		}
 	}
+	if errors.Is(err, os.ErrPermission) {
+		err = fmt.Errorf("%w: either the node may not give a process another user, or this machine forbids to hold one still (kernel.yama.ptrace_scope is 3)", err)
+	}
 	if err != nil {
 		return nil, false, err
 	}

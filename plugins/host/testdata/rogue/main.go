@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,13 +48,6 @@ func main() {
 		leave()
 	case "leaves-its-pipes":
 		leave()
-		os.Exit(3)
-	case "never-accepts":
-		socket := filepath.Join(os.Getenv("PLUGIN_UNIX_SOCKET_DIR"), "s")
-		if _, err := net.Listen("unix", socket); err == nil {
-			fmt.Println("1|1|unix|" + socket + "|grpc|")
-		}
-		time.Sleep(50 * time.Millisecond)
 		os.Exit(3)
 	case "litters":
 		_ = os.Chdir(os.Getenv("PLUGIN_UNIX_SOCKET_DIR"))

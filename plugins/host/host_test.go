@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,8 +48,19 @@ func withRogue(m *testing.M) int {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v: %s", err, out))
 	}
+	f, err := os.OpenFile(rogue, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		panic(err)
+	}
+	_, err = f.WriteString(ofThisRun())
+	if err := errors.Join(err, f.Close()); err != nil {
+		panic(err)
+	}
 	return m.Run()
 }
+
+// ofThisRun marks this run's rogues: others may run on the same machine.
+func ofThisRun() string { return fmt.Sprintf(" run %d ", os.Getpid()) }
 
 // log is what a host has logged.
 type log struct {

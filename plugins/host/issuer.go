@@ -78,9 +78,9 @@ func unsent(why string) *issuers.Error {
 	return &issuers.Error{Kind: issuers.Unreachable, Detail: why}
 }
 
-// enter returns the running process with this target open in it. Whoever gets one
+// enter returns the running process, if it has fewer than most calls, with this target open in it. Whoever gets one
 // leaves it again.
-func (i *issuer) enter(ctx context.Context) (*process, uint64, *issuers.Error) {
+func (i *issuer) enter(ctx context.Context, most int) (*process, uint64, *issuers.Error) {
 	if err := ctx.Err(); err != nil {
 		return nil, 0, unsent(err.Error())
 	}
@@ -90,7 +90,7 @@ func (i *issuer) enter(ctx context.Context) (*process, uint64, *issuers.Error) {
 	if closed {
 		return nil, 0, unsent("the target is closed")
 	}
-	p := i.k.s.enter()
+	p := i.k.s.enter(most)
 	if p == nil {
 		return nil, 0, unsent(i.k.s.absent())
 	}
@@ -133,7 +133,11 @@ func call[Q, A any](ctx context.Context, i *issuer, m protocol.Method[Q, A], q f
 	var none A
 	ctx, cancel := context.WithTimeout(ctx, callMost)
 	defer cancel()
-	p, handle, fail := i.enter(ctx)
+	most := maxCalls
+	if m.Name == protocol.All().Withdraw.Name || m.Name == protocol.All().Fence.Name {
+		most += spareCalls
+	}
+	p, handle, fail := i.enter(ctx, most)
 	if fail != nil {
 		return none, fail
 	}
@@ -337,7 +341,7 @@ func (i *issuer) Close() error {
 			return
 		}
 		defer i.opening.Release(1)
-		if i.in == nil || !i.in.enter() {
+		if i.in == nil || !i.in.enter(maxCalls) {
 			return
 		}
 		defer i.in.leave()

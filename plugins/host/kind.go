@@ -213,7 +213,7 @@ func (k *kind) said(text string, n int) string { return clean(k.s.redact(text), 
 // pending is the error that has the plugin asked.
 func (k *kind) pending(ask func(ctx context.Context, p *process) error) error {
 	return &issuers.Pending{What: "plugin " + k.manifest.Name, Fetch: func(ctx context.Context) error {
-		p := k.s.enter()
+		p := k.s.enter(maxCalls)
 		if p == nil {
 			return errors.New(k.s.absent())
 		}

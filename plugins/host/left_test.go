@@ -3,6 +3,7 @@ package host_test
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,12 +24,28 @@ import (
 func leftBehind(name string) (pids []int) {
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range all {
-		if line, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(line), "left-behind-by-"+name) {
+		if line, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(line), "left-behind-by-"+name) && strings.Contains(endOf(filepath.Dir(f)+"/exe"), ofThisRun()) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// endOf returns the last bytes of a file.
+func endOf(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	b := make([]byte, 64)
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
+	}
+	n, _ := f.ReadAt(b, max(0, size-int64(len(b))))
+	return string(b[:n])
 }
 
 // TestHazard6NothingIsLeftBehind: a child in a session of its own ends with its

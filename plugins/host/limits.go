@@ -33,6 +33,9 @@ const (
 	// maxCalls is how many calls one plugin gets at once. Each may hold an answer
 	// of up to 1 MiB, and a busy target has 64 mints and a withdrawal.
 	maxCalls = 512
+	// spareCalls are for withdrawals and fences alone: mints that hang on some of a
+	// plugin's targets keep no lease of another from ending (HAZARDS 17).
+	spareCalls = 64
 )
 
 // Limits of a plugin's log, each line in bytes.

@@ -171,7 +171,7 @@ func (p *process) end() {
 	}
 	p.unclaim()
 	if dir := p.child.dir; dir != "" {
-		if err := tidy(dir, p.child.account.uid); err != nil {
+		if err := tidy(dir, p.child.account.uid); err != nil && !errors.Is(err, os.ErrNotExist) {
 			p.child.journal.log.Warn("what the plugin has left is not removed", "directory", dir, "error", err)
 		}
 	}
@@ -188,11 +188,11 @@ func (p *process) healthy(ctx context.Context) error {
 	return err
 }
 
-// enter counts a call; false means that the process takes no more.
-func (p *process) enter() bool {
+// enter counts a call, one of most; false means that the process takes no more.
+func (p *process) enter(most int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.retired || p.calls >= maxCalls {
+	if p.retired || p.calls >= most {
 		return false
 	}
 	p.calls++

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,5 +109,34 @@ func TestRevocationListsOutOfProcess(t *testing.T) {
 		if docs, err := i.(issuers.RevocationPublisher).PublishRevoked(context.WithoutCancel(t.Context()), many(1)); err == nil || docs != nil {
 			t.Errorf("a plugin that %s: %d documents", fault, len(docs))
 		}
+	}
+}
+
+// TestHazard17HangingMintsKeepNoLeaseFromEnding: of another target of the plugin.
+func TestHazard17HangingMintsKeepNoLeaseFromEnding(t *testing.T) {
+	s := newStage(t)
+	s.Set([]host.Spec{s.spec(t, "busy", 1)})
+	k, hanging := s.target(t, "busy", "waits for the caller", "file", "/dev/null")
+	_, other := s.target(t, "busy", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for range 512 { // as many as there may be
+		wg.Go(func() {
+			for ctx.Err() == nil { // one that is refused comes again
+				_, _ = hanging.Mint(ctx, lease(k))
+			}
+		})
+	}
+	l := lease(k)
+	eventually(t, "the refusal of another mint", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := other.Mint(ctx, l)
+		return err != nil && strings.Contains(err.Error(), "too much to do")
+	})
+	if out := other.Withdraw(t.Context(), []issuers.Lease{l}); out[0].Err != nil {
+		t.Errorf("a withdrawal meanwhile: %v", out[0].Err)
 	}
 }

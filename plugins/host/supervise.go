@@ -318,12 +318,12 @@ func (s *supervised) settle(ctx context.Context) error {
 	}
 }
 
-// enter counts a call in at the process that serves, and returns it; nil where
+// enter counts a call, one of most, in at the process that serves, and returns it; nil where
 // none does. One that was replaced in this very moment has a successor.
-func (s *supervised) enter() *process {
+func (s *supervised) enter(most int) *process {
 	for {
 		p := s.running()
-		if p == nil || p.enter() {
+		if p == nil || p.enter(most) {
 			return p
 		}
 		if s.running() == p {

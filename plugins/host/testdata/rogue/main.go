@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -79,7 +80,7 @@ func serve(version int) {
 		VersionedPlugins: map[int]plugin.PluginSet{version: {protocol.Part: &part{}}},
 		Logger:           hclog.NewNullLogger(),
 		GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(o, grpc.MaxRecvMsgSize(32<<20))...)
+			return grpc.NewServer(append(o, grpc.MaxRecvMsgSize(32<<20), grpc.MaxConcurrentStreams(1024))...)
 		},
 	})
 }
@@ -133,14 +134,14 @@ func (r *rogue) Describe(context.Context, protocol.Nothing) (protocol.Manifest, 
 }
 
 // generation is what the test has appended to this file.
-func generation() string {
+var generation = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return ""
 	}
 	_, g, _ := strings.Cut(string(b[max(0, len(b)-32):]), "generation ")
 	return g
-}
+})
 
 func (r *rogue) Examine(_ context.Context, q protocol.SpecRequest) (protocol.Examination, error) {
 	switch fault(q.Spec) {

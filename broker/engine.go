@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers"
 )
 
@@ -76,6 +77,8 @@ type Plugins interface {
 	Kind(name string) (k issuers.Kind, found bool, err error)
 	// Set says which plugins there shall be, by name. It does not wait for them.
 	Set(plugins map[string]ledger.PluginSpec)
+	// Status says how each does on this node, by name.
+	Status() []wire.NodePlugin
 }
 
 // Hint tells a newcomer how to reach and recognise the cluster.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers"
 )
 
@@ -71,6 +72,34 @@ func fetch(ctx context.Context, p *issuers.Pending) error {
 // viewing is view for readers that ask kinds. fn may run several times.
 func (e *Engine) viewing(ctx context.Context, fn func(q ledger.Query) error) error {
 	return asking(ctx, func() error { return e.view(fn) })
+}
+
+// NodePlugins says how the registered plugins do on this node: those that the caller
+// may read.
+func (e *Engine) NodePlugins(ctx context.Context, c Caller) ([]wire.NodePlugin, error) {
+	objects, err := e.Objects(ctx, c, ledger.KindPlugin)
+	if err != nil {
+		return nil, err
+	}
+	here := map[string]wire.NodePlugin{}
+	if e.cfg.Plugins != nil {
+		for _, p := range e.cfg.Plugins.Status() {
+			here[p.Name] = p
+		}
+	}
+	out := []wire.NodePlugin{}
+	for _, o := range objects {
+		p, ok := here[o.Name]
+		if _, builtIn := e.kinds[o.Name]; !ok {
+			p.Problem = "this node has not looked at it yet"
+			if builtIn {
+				p.Problem = "it is not run: this version has its kind built in"
+			}
+		}
+		p.Node, p.Name = e.cfg.Node, o.Name
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 // plugged is of which epoch the plugins are that run.

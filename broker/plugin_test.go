@@ -99,6 +99,15 @@ func (p *someplugins) Set(all map[string]ledger.PluginSpec) {
 	p.set = all
 }
 
+func (p *someplugins) Status() []wire.NodePlugin {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return []wire.NodePlugin{{Name: "remote", Problem: p.err.Error()}}
+	}
+	return []wire.NodePlugin{{Name: "remote", Running: true}}
+}
+
 func (p *someplugins) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,6 +183,13 @@ func TestLaw8PluginThatIsAwayRefusesClearly(t *testing.T) {
 	var fe *fault.Error
 	if errors.As(err, &fe); fe.RetryAfter <= 0 || !strings.Contains(fe.Detail, "no such file") {
 		t.Errorf("the refusal says %q, again after %s", fe.Detail, fe.RetryAfter)
+	}
+	state, err := r.engine.NodePlugins(t.Context(), callerOf(operator, ""))
+	if err != nil || len(state) != 1 || state[0].Node != "n1" || state[0].Running || !strings.Contains(state[0].Problem, "no such file") {
+		t.Errorf("an operator is told %+v, %v", state, err)
+	}
+	if state, err := r.engine.NodePlugins(t.Context(), appCaller); err != nil || len(state) != 0 {
+		t.Errorf("who may not read it is told %+v, %v", state, err)
 	}
 	_, err = r.engine.CheckTarget(t.Context(), callerOf(operator, ""), "far")
 	r.fails(err, fault.Unavailable, "plugin_unavailable")

@@ -73,6 +73,11 @@ func (c *Client) Peers(ctx context.Context) ([]wire.Peer, error) {
 	return get[[]wire.Peer](ctx, c, "/sys/peers")
 }
 
+// NodePlugins says how plugins do on one node.
+func (c *Client) NodePlugins(ctx context.Context, node string) ([]wire.NodePlugin, error) {
+	return send[[]wire.NodePlugin](ctx, c, call{method: http.MethodGet, path: "/sys/plugins", node: node}, nil)
+}
+
 // RemovePeer removes a node from the cluster.
 func (c *Client) RemovePeer(ctx context.Context, id string) error {
 	_, err := post[nothing](ctx, c, "/sys/remove-peer", wire.RemovePeerRequest{ID: id})

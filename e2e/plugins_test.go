@@ -202,6 +202,13 @@ func missing(t *testing.T, c *harness.Cluster, n *harness.Node, files string) {
 		t.Fatal(err)
 	}
 	n.Start(t)
+	harness.Within(t, time.Minute, "it says so before it leads", func() error {
+		p := c.Admin.Run(t, "operator", "diagnose")
+		if want := "FAIL  " + n.ID + " plugin htpasswd: does not run: htpasswd-2 cannot be opened"; !strings.Contains(p.Stdout, want) {
+			return fmt.Errorf("diagnose says:\n%s", p.Stdout)
+		}
+		return nil
+	})
 	harness.Within(t, time.Minute, n.ID+" leads", func() error {
 		leader, _ := c.Leader(t)
 		if leader == n {

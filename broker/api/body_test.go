@@ -189,7 +189,7 @@ func TestNamesMayHoldSlashesAndColons(t *testing.T) {
 func TestEmptyListsAreArrays(t *testing.T) {
 	tc, n := one(t)
 	c := tc.newClient(t, sesame, "dpop")
-	for _, path := range []string{"/keys", "/tasks", "/leases", "/objects/Role", "/sys/peers", "/rotations"} {
+	for _, path := range []string{"/keys", "/tasks", "/leases", "/objects/Role", "/sys/peers", "/sys/plugins", "/rotations"} {
 		if r := c.do(n, "GET", path, ""); strings.TrimSpace(string(r.body)) != "[]" {
 			t.Fatalf("%s: %s", path, r.body)
 		}

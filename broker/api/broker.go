@@ -53,6 +53,7 @@ type configuration interface {
 	Apply(ctx context.Context, c broker.Caller, in wire.ApplyRequest) (wire.ApplyAnswer, error)
 	CheckTarget(ctx context.Context, c broker.Caller, name string) (wire.TargetReport, error)
 	PreviewTarget(ctx context.Context, c broker.Caller, in wire.TargetPreview) (wire.TargetReport, error)
+	NodePlugins(ctx context.Context, c broker.Caller) ([]wire.NodePlugin, error)
 }
 
 type work interface {

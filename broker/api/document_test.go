@@ -20,7 +20,7 @@ var operations = []string{
 	"GET /whohas", "POST /contain", "POST /release", "GET /decisions/{id}", "POST /policy/test", "POST /policy/replay",
 	"GET /audit/entries", "GET /audit/export", "GET /audit/verify", "POST /reconcile", "POST /rotate", "GET /rotations",
 	"GET /sys/status", "POST /sys/init", "POST /sys/unseal", "POST /sys/recover", "POST /sys/rekey",
-	"POST /sys/seal", "POST /sys/join-token", "GET /sys/peers", "POST /sys/remove-peer", "POST /sys/step-down",
+	"POST /sys/seal", "POST /sys/join-token", "GET /sys/peers", "GET /sys/plugins", "POST /sys/remove-peer", "POST /sys/step-down",
 }
 
 type document struct {

@@ -125,6 +125,10 @@ func (b *fakeBroker) RemoveKey(_ context.Context, c broker.Caller, p, t string) 
 func (b *fakeBroker) Enrol(_ context.Context, c broker.Caller, p string, in wire.EnrolRequest) (wire.EnrolAnswer, error) {
 	return wire.EnrolAnswer{Principal: p, Token: "mfe_shown_once"}, b.note(c, in)
 }
+func (b *fakeBroker) NodePlugins(context.Context, broker.Caller) ([]wire.NodePlugin, error) {
+	return nil, nil
+}
+
 func (b *fakeBroker) Objects(_ context.Context, c broker.Caller, kind string) ([]wire.Object, error) {
 	return nil, b.note(c, kind)
 }

@@ -51,6 +51,10 @@ func (f *surface) addCluster() {
 		func(ctx context.Context, c *call, _ *none) ([]wire.Peer, error) {
 			return list(node.Peers(ctx, c.caller))
 		})
+	add(f, route{method: http.MethodGet, path: "/sys/plugins", id: "node-plugins", tag: "system", place: hereOnly, summary: "Say how plugins do on this node"},
+		func(ctx context.Context, c *call, _ *none) ([]wire.NodePlugin, error) {
+			return list(c.broker.NodePlugins(ctx, c.caller))
+		})
 	addQuiet(f, route{method: http.MethodPost, path: "/sys/remove-peer", id: "remove-peer", tag: "system", summary: "Remove a node from the cluster"},
 		func(ctx context.Context, c *call, in *body[wire.RemovePeerRequest]) error {
 			return node.RemovePeer(ctx, c.caller, in.Body.ID)

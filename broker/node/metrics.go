@@ -5,6 +5,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/broker/notify"
+	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
 // What a node tells of itself. Names are stable; labels hold targets' names,
@@ -22,6 +23,12 @@ var (
 	descFailing  = desc("rotations_failing", "Secrets whose replacing has failed and is tried again.", "target")
 	descDiverged = desc("replica_diverged", "1 when this leader has seen a replica with another Merkle root.")
 
+	descPluginUp       = desc("plugin_up", "1 while the plugin runs on this node.", "plugin")
+	descPluginCurrent  = desc("plugin_current", "1 while the file runs that is registered.", "plugin")
+	descPluginRestarts = desc("plugin_restarts_total", "Times that the plugin ended by itself or by its health check, and was started again.", "plugin")
+	descPluginFailures = desc("plugin_start_failures_total", "Starts that failed: no file, another hash, no user, no handshake.", "plugin")
+	descPluginRefused  = desc("plugin_refused_answers_total", "Answers of the plugin that could not be true.", "plugin")
+
 	descTold    = desc("notifications_delivered_total", "Messages that a webhook took, of this node as leader.", "sink")
 	descMissed  = desc("notifications_failed_total", "Attempts to deliver a message that failed.", "sink")
 	descGivenUp = desc("notifications_given_up_total", "Messages that were never delivered.", "sink")
@@ -37,7 +44,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements [prometheus.Collector].
 func (n *Node) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descUnsealed, descLeader, descFresh, descTerm, descCommit, descApplied, descDisk, descSize, descEnding, descFailing, descDiverged, descTold, descMissed, descGivenUp, descLag} {
+	for _, d := range []*prometheus.Desc{descUnsealed, descLeader, descFresh, descTerm, descCommit, descApplied, descDisk, descSize, descEnding, descFailing, descDiverged, descPluginUp, descPluginCurrent, descPluginRestarts, descPluginFailures, descPluginRefused, descTold, descMissed, descGivenUp, descLag} {
 		ch <- d
 	}
 }
@@ -68,6 +75,9 @@ func (n *Node) Collect(ch chan<- prometheus.Metric) {
 	gauge(descApplied, float64(st.AppliedIndex))
 	gauge(descDisk, float64(st.DiskFree))
 	collectTold(ch, r.teller.Status())
+	if n.cfg.Plugins != nil {
+		collectPlugins(ch, n.cfg.Plugins.Status())
+	}
 	ending, failing := map[string]int{}, map[string]int{}
 	err = r.log.View(func(rd ledger.Reader) error {
 		q, counted := ledger.NewQuery(rd), 0
@@ -93,6 +103,28 @@ func (n *Node) Collect(ch chan<- prometheus.Metric) {
 	}
 	for target, count := range failing {
 		gauge(descFailing, float64(count), target)
+	}
+}
+
+// collectPlugins tells how plugins do here; those that are registered, so their
+// names are as many as operators have chosen.
+func collectPlugins(ch chan<- prometheus.Metric, all []wire.NodePlugin) {
+	for _, p := range all {
+		tell := func(d *prometheus.Desc, t prometheus.ValueType, n int) {
+			ch <- prometheus.MustNewConstMetric(d, t, float64(n), p.Name)
+		}
+		up, current := 0, 0
+		if p.Running {
+			up = 1
+			if p.SHA256 == p.Registered {
+				current = 1
+			}
+		}
+		tell(descPluginUp, prometheus.GaugeValue, up)
+		tell(descPluginCurrent, prometheus.GaugeValue, current)
+		tell(descPluginRestarts, prometheus.CounterValue, p.Restarts)
+		tell(descPluginFailures, prometheus.CounterValue, p.Failures)
+		tell(descPluginRefused, prometheus.CounterValue, p.Refused)
 	}
 }
 

@@ -128,7 +128,7 @@ func (c *Cluster) handle(nd *node, r *http.Request, k *Call) (int, any) {
 	if path == base+"/login" {
 		return c.login(nd, r, k)
 	}
-	if !strings.HasPrefix(path, base+"/sys/") || path == base+"/sys/seal" || path == base+"/sys/join-token" || path == base+"/sys/peers" || path == base+"/sys/remove-peer" || path == base+"/sys/step-down" {
+	if !strings.HasPrefix(path, base+"/sys/") || path == base+"/sys/seal" || path == base+"/sys/join-token" || path == base+"/sys/peers" || path == base+"/sys/plugins" || path == base+"/sys/remove-peer" || path == base+"/sys/step-down" {
 		s, p := c.authenticate(nd, r)
 		if p != nil {
 			return p.Status, *p

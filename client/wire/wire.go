@@ -518,6 +518,24 @@ type Peer struct {
 	Leader bool   `json:"leader"`
 }
 
+// NodePlugin is how a registered plugin does on one node.
+type NodePlugin struct {
+	Node    string `json:"node"`
+	Name    string `json:"name"`
+	Running bool   `json:"running"`
+	// SHA256 is of the file that runs; Registered is of the one that shall.
+	SHA256     string `json:"sha256,omitempty"`
+	Registered string `json:"registered,omitempty"`
+	// Problem is why it does not run, or why the file that is registered does not.
+	Problem string `json:"problem,omitempty"`
+	// Since is when the process that runs began.
+	Since *time.Time `json:"since,omitempty"`
+	// Restarts, failed starts and answers that were refused, since the node began.
+	Restarts int `json:"restarts"`
+	Failures int `json:"failures"`
+	Refused  int `json:"refused"`
+}
+
 // RemovePeerRequest removes a node.
 type RemovePeerRequest struct {
 	ID string `json:"id"`

@@ -81,7 +81,50 @@ func (s *shell) diagnose(c *cli.Context) []wire.Finding {
 	if err != nil {
 		return append(out, bad("login", err, "mayfly login"))
 	}
-	return append(out, wire.Finding{Name: "login", OK: true, Detail: fmt.Sprintf("%s by %s, bound by %s%s", me.Principal, or(me.Method, "its key"), me.Binding, attested(me.AttestedKey))})
+	out = append(out, wire.Finding{Name: "login", OK: true, Detail: fmt.Sprintf("%s by %s, bound by %s%s", me.Principal, or(me.Method, "its key"), me.Binding, attested(me.AttestedKey))})
+	for _, node := range cl.Nodes() {
+		out = append(out, diagnosePlugins(c.Context, cl, node)...)
+	}
+	return out
+}
+
+// diagnosePlugins says how a node's plugins do: on a follower, what is wrong with
+// one shows nowhere else until it leads. A node that does not answer has been named
+// already.
+func diagnosePlugins(ctx context.Context, cl *client.Client, node string) (out []wire.Finding) {
+	list, err := cl.NodePlugins(ctx, node)
+	if err != nil {
+		return nil
+	}
+	for _, p := range list {
+		f := wire.Finding{Name: p.Node + " plugin " + p.Name, OK: p.Running && p.SHA256 == p.Registered, Detail: pluginState(p)}
+		f.Warning = p.Running && !f.OK
+		if !f.OK {
+			f.Fix = "put the registered file into plugins.dir of " + p.Node + ", then: mayfly get plugin " + p.Name
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// pluginState is how a plugin does on a node, in a line.
+func pluginState(p wire.NodePlugin) string {
+	said := "does not run"
+	if p.Running {
+		said = "runs sha256:" + p.SHA256[:min(12, len(p.SHA256))]
+	}
+	if p.Problem != "" {
+		said += ": " + p.Problem
+	}
+	for _, n := range []struct {
+		count int
+		what  string
+	}{{p.Restarts, "restart"}, {p.Failures, "failed start"}, {p.Refused, "refused answer"}} {
+		if n.count > 0 {
+			said += ", " + count(n.count, n.what)
+		}
+	}
+	return said
 }
 
 func bad(name string, err error, fix string) wire.Finding {

@@ -256,7 +256,12 @@ func getCommand(s *shell) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return s.show(o, func(p *page) { objectPage(p, o) })
+			return s.show(o, func(p *page) {
+				objectPage(p, o)
+				if kind == "Plugin" {
+					pluginNodes(c.Context, cl, p, name)
+				}
+			})
 		}),
 	}
 }
@@ -334,6 +339,30 @@ func objectPage(p *page, o wire.Object) {
 		p.line("")
 		p.rotation(*o.Rotation)
 	}
+}
+
+// pluginNodes says how a plugin does on each node that this client knows.
+func pluginNodes(ctx context.Context, cl *client.Client, p *page, name string) {
+	var rows [][]cell
+	for _, node := range cl.Nodes() {
+		list, err := cl.NodePlugins(ctx, node)
+		if err != nil {
+			problem, _, _ := problemOf(err)
+			rows = append(rows, []cell{plain(node), plain("not known: " + sentence(problem)), plain("")})
+			continue
+		}
+		for _, x := range list {
+			if x.Name == name {
+				since := ""
+				if x.Since != nil {
+					since = p.when(*x.Since)
+				}
+				rows = append(rows, []cell{plain(x.Node), plain(pluginState(x)), plain(since)})
+			}
+		}
+	}
+	p.line("")
+	p.table("no node tells", []string{"NODE", "STATE", "SINCE"}, rows)
 }
 
 func deleteCommand(s *shell) *cli.Command {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/plugins/host"
 )
@@ -45,6 +46,21 @@ func (p *plugins) Set(all map[string]ledger.PluginSpec) {
 		out = append(out, x)
 	}
 	p.host.Set(out)
+}
+
+// Status implements [broker.Plugins].
+func (p *plugins) Status() (out []wire.NodePlugin) {
+	for _, s := range p.host.Status() {
+		x := wire.NodePlugin{Name: s.Name, Running: s.Running, SHA256: s.SHA256, Registered: s.Wanted, Problem: s.Problem, Restarts: s.Restarts, Failures: s.Failures, Refused: s.Lies}
+		if s.Running {
+			since := s.Since.UTC()
+			x.Since = &since
+		} else {
+			x.SHA256 = ""
+		}
+		out = append(out, x)
+	}
+	return out
 }
 
 func builtIn(name string) bool {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -46,6 +47,21 @@ func harness(t *testing.T, kind issuers.Kind) issuertest.Harness {
 // own, against the real nginx.
 func TestConformance(t *testing.T) {
 	plugintest.Run(t, plugintest.Build(t, "."), harness(t, htpasswd.Kind{}))
+}
+
+// TestEndedIsPublished: by the built plugin, to whoever works with a copy of a file.
+func TestEndedIsPublished(t *testing.T) {
+	p := plugintest.Start(t, plugintest.Build(t, "."), "htpasswd")
+	i, err := p.Kind.Open(issuers.Target{Name: "site", Spec: json.RawMessage(`{"realms":{"intranet":"/nonexistent/intranet"}}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = i.Close() }()
+	lease := issuertest.NewLease(p.Kind, realms())
+	docs, err := i.(issuers.RevocationPublisher).PublishRevoked(t.Context(), slices.Values([]issuers.Lease{lease}))
+	if err != nil || string(docs["ended"]) != lease.Name+"\n" {
+		t.Errorf("published: %q, %v", docs, err)
+	}
 }
 
 // TestConformanceInProcess: what holds of the plugin holds of the kind by itself.

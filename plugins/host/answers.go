@@ -24,12 +24,16 @@ var (
 	docName   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 )
 
-// loaders are variables by which a program loads other code, or finds other
-// programs; `mayfly exec` sets what a credential names, so none of them may. A
-// name that ends in _ stands for all that begin with it.
-var loaders = []string{"PATH", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "PS4", "PROMPT_COMMAND", "EDITOR", "VISUAL", "PAGER", "BROWSER", "TMPDIR", "NODE_OPTIONS", "NODE_PATH", "RUBYOPT", "RUBYLIB",
-	"PERL5OPT", "PERL5LIB", "PERLLIB", "CLASSPATH", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "GCONV_PATH", "LOCPATH", "NLSPATH", "HOSTALIASES", "RES_OPTIONS",
-	"LD_", "DYLD_", "PYTHON", "GIT_", "MAYFLY_", "GLIBC_", "MALLOC_", "GODEBUG", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_", "OPENSSL_"}
+// loaders are variables by which a program loads or runs other code, or finds
+// other programs or servers; `mayfly exec` sets what a credential names, so none of
+// them may. A name that ends in _ stands for all that begin with it, one that begins
+// with _ for all that end with it. No such list is complete: what a plugin may set
+// is one more reason to know its author.
+var loaders = []string{"PATH", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "PS4", "PROMPT_COMMAND", "EDITOR", "VISUAL", "PAGER", "BROWSER", "TMPDIR", "NODE_PATH", "RUBYOPT", "RUBYLIB",
+	"PERL5OPT", "PERL5LIB", "PERL5DB", "PERLLIB", "CLASSPATH", "JAVA_HOME", "GCONV_PATH", "LOCPATH", "NLSPATH", "HOSTALIASES", "ZDOTDIR", "LESSOPEN", "LESSCLOSE", "VIMINIT", "EXINIT", "MANPAGER",
+	"TERMINFO", "INPUTRC", "PHPRC", "PSQLRC", "R_PROFILE", "GOROOT", "GOENV", "GOPROXY", "GOTOOLCHAIN", "CC", "CXX", "LD", "MAKE", "GODEBUG", "CURL_HOME", "WGETRC", "NETRC", "PSMODULEPATH",
+	"LD_", "DYLD_", "PYTHON", "GIT_", "MAYFLY_", "GLIBC_", "MALLOC_", "SSL_CERT_", "OPENSSL_", "LUA_", "NPM_", "PIP_", "CARGO_", "RUSTC_", "BASH_", "DOTNET_", "CORECLR_", "XDG_", "PHP_",
+	"_OPTS", "_OPTIONS", "FLAGS", "_PROXY", "_ASKPASS", "_EDITOR", "_PAGER", "_RSH", "_PRELOAD", "_WRAPPER", "_STARTUP", "_CA_BUNDLE", "_EXTRA_CA_CERTS"}
 
 // checkManifest refuses a plugin that is not what was registered.
 func checkManifest(m protocol.Manifest, name string) error {
@@ -39,7 +43,7 @@ func checkManifest(m protocol.Manifest, name string) error {
 	if err := protocol.NameForm(m.CredentialName).Check(); err != nil {
 		return fmt.Errorf("it names credentials %.120q: %w", m.CredentialName, err)
 	}
-	known := []protocol.Ability{protocol.AbleRoles, protocol.AbleSecrets, protocol.AbleBound, protocol.AbleExtend, protocol.AbleCheck, protocol.AbleList, protocol.AbleFence, protocol.AbleSweep, protocol.AblePublish}
+	known := []protocol.Ability{protocol.AbleRoles, protocol.AbleSecrets, protocol.AbleBound, protocol.AbleExtend, protocol.AbleCheck, protocol.AbleList, protocol.AbleFence, protocol.AbleSweep, protocol.AblePublish, protocol.AbleRevoked}
 	for i, a := range m.Abilities {
 		if !slices.Contains(known, a) || slices.Contains(m.Abilities[:i], a) {
 			return fmt.Errorf("it claims the ability %.32q, which does not exist or stands there twice", a)
@@ -135,8 +139,9 @@ func checkVariable(name string) error {
 		return fmt.Errorf("a variable is called %.80q", name)
 	}
 	for _, l := range loaders {
-		if name == l || (strings.HasSuffix(l, "_") || l == "PYTHON") && strings.HasPrefix(name, l) {
-			return fmt.Errorf("the variable %s decides what code a program loads; no credential sets it", name)
+		begins, ends := strings.HasSuffix(l, "_") || l == "PYTHON", strings.HasPrefix(l, "_") || l == "FLAGS"
+		if name == l || begins && strings.HasPrefix(name, l) || ends && strings.HasSuffix(name, l) {
+			return fmt.Errorf("the variable %s decides what code a program runs, or where it looks; no credential sets it", name)
 		}
 	}
 	return nil
@@ -162,8 +167,8 @@ func (i *issuer) checkOutcome(o protocol.Outcome) issuers.Outcome {
 		return issuers.Outcome{Err: i.lied("a receipt with the proof %.32q; it can be %s", r.Proof, strings.Join(proofs, " or "))}
 	case strings.TrimSpace(r.Detail) == "":
 		return issuers.Outcome{Err: i.lied("a receipt that does not say what was asked and answered")}
-	case r.SessionsEnded < 0 || r.OwnedDropped < 0:
-		return issuers.Outcome{Err: i.lied("a receipt with negative counts")}
+	case min(r.SessionsEnded, r.OwnedDropped) < 0 || max(r.SessionsEnded, r.OwnedDropped) > maxCount:
+		return issuers.Outcome{Err: i.lied("a receipt that counts %d sessions and %d objects", r.SessionsEnded, r.OwnedDropped)}
 	}
 	return issuers.Outcome{Receipt: r}
 }
@@ -173,8 +178,12 @@ func (i *issuer) checkFound(in []protocol.Found) ([]issuers.Found, error) {
 	if len(in) > maxFound {
 		return nil, i.lied("a list of %d credentials; at most %d are taken", len(in), maxFound)
 	}
-	out := make([]issuers.Found, 0, len(in))
+	out, seen := make([]issuers.Found, 0, len(in)), make(map[string]struct{}, len(in))
 	for _, f := range in {
+		if _, twice := seen[f.Name]; twice {
+			return nil, i.lied("a list with the name %.80q twice", f.Name)
+		}
+		seen[f.Name] = struct{}{}
 		if f.Name == "" || len(f.Name) > maxNameBytes || len(f.LeaseID) > maxNameBytes || f.Name != clean(f.Name, maxNameBytes) || f.LeaseID != clean(f.LeaseID, maxNameBytes) {
 			return nil, i.lied("a list with the name %.80q", f.Name)
 		}
@@ -204,8 +213,8 @@ func (i *issuer) checkFindings(in []issuers.Finding) ([]issuers.Finding, error) 
 	return out, nil
 }
 
-// checkDocuments bounds what is published.
-func (i *issuer) checkDocuments(in map[string][]byte) error {
+// checkDocuments bounds what is published, most in bytes of all.
+func (i *issuer) checkDocuments(in map[string][]byte, most int) error {
 	total := 0
 	for name, text := range in {
 		if !docName.MatchString(name) {
@@ -213,8 +222,8 @@ func (i *issuer) checkDocuments(in map[string][]byte) error {
 		}
 		total += len(text)
 	}
-	if len(in) > maxDocuments || total > maxDocument {
-		return i.lied("%d documents of %d bytes; at most %d of %d are taken", len(in), total, maxDocuments, maxDocument)
+	if len(in) > maxDocuments || total > most {
+		return i.lied("%d documents of %d bytes; at most %d of %d are taken", len(in), total, maxDocuments, most)
 	}
 	return nil
 }

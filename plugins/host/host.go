@@ -58,7 +58,14 @@ type Host struct {
 
 	mu     sync.Mutex
 	all    map[string]*supervised
+	users  map[uint32]claim // whose processes run as whom
 	closed bool
+}
+
+// claim is a user whose processes are one plugin's.
+type claim struct {
+	plugin    string
+	processes int
 }
 
 // New returns a Host without plugins.
@@ -66,7 +73,7 @@ func New(o Options) *Host {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{o: o, all: map[string]*supervised{}}
+	h := &Host{o: o, all: map[string]*supervised{}, users: map[uint32]claim{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	h.spawn = func(fn func(context.Context)) { h.wg.Go(func() { fn(ctx) }) }
@@ -123,13 +130,17 @@ func (h *Host) Kind(name string) (k issuers.Kind, found bool, err error) {
 type Status struct {
 	Name    string
 	SHA256  string // of what runs, in hex; of what shall run where nothing does
+	Wanted  string // of what shall run
 	Running bool
 	PID     string
 	// Problem is why it does not run, or why the newer one that is registered
 	// does not.
 	Problem  string
 	Restarts int
-	Since    time.Time // of the process that runs
+	Failures int // starts that failed
+	// Lies counts its answers that could not be true, and were refused.
+	Lies  int
+	Since time.Time // of the process that runs
 }
 
 // Status returns all plugins by name.
@@ -172,30 +183,48 @@ func (h *Host) prepare(spec Spec, atHand *os.File) (launch, error) {
 	if l.account, err = accountOf(spec.User, h.o.SameUser); err != nil {
 		return l, err
 	}
+	l.unclaim = func() {}
 	if l.account.own {
-		if other := h.sharesUser(spec.Name, l.account.uid); other != "" {
+		other := ""
+		if other, l.unclaim = h.claim(spec.Name, l.account.uid); other != "" {
 			return l, fmt.Errorf("plugin %s runs as user %d too, and could read this one's memory; give each a user of its own", other, l.account.uid)
 		}
 	} else if err := hideMemory(); err != nil {
 		return l, err
 	}
 	if l.binary = atHand; l.binary == nil {
-		l.binary, err = openBinary(h.o.Dir, spec.File, spec.SHA256)
+		if l.binary, err = openBinary(h.o.Dir, spec.File, spec.SHA256); err != nil {
+			l.unclaim()
+		}
 	}
 	return l, err
 }
 
-// sharesUser returns another plugin that runs as that user. The one that stands
-// first in the alphabet has the right to it.
-func (h *Host) sharesUser(name string, uid uint32) string {
+// claim notes that a process of a plugin is about to run as that user, unless
+// processes of another do: who runs has the right to its user, and before anybody
+// runs, who stands first in the alphabet. unclaim is for when the process is gone.
+func (h *Host) claim(name string, uid uint32) (other string, unclaim func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	c := h.users[uid]
+	if c.processes > 0 && c.plugin != name {
+		return c.plugin, nil
+	}
 	for other, s := range h.all {
-		if a, err := accountOf(s.wanted().User, h.o.SameUser); other < name && err == nil && a.own && a.uid == uid {
-			return other
+		if a, err := accountOf(s.wanted().User, h.o.SameUser); c.processes == 0 && other < name && err == nil && a.own && a.uid == uid {
+			return other, nil
 		}
 	}
-	return ""
+	h.users[uid] = claim{plugin: name, processes: c.processes + 1}
+	return "", sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if c := h.users[uid]; c.processes > 1 {
+			h.users[uid] = claim{plugin: c.plugin, processes: c.processes - 1}
+			return
+		}
+		delete(h.users, uid)
+	})
 }
 
 // hash is a SHA-256 in hex.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,7 +31,7 @@ var rogue string
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("TEST_HOST_PLUGINS"); dir != "" {
-		hostUntilKilled(dir)
+		hostUntilKilled(dir, os.Getenv("TEST_HOST_PLUGIN"))
 	}
 	os.Exit(withRogue(m))
 }
@@ -46,8 +48,19 @@ func withRogue(m *testing.M) int {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v: %s", err, out))
 	}
+	f, err := os.OpenFile(rogue, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		panic(err)
+	}
+	_, err = f.WriteString(ofThisRun())
+	if err := errors.Join(err, f.Close()); err != nil {
+		panic(err)
+	}
 	return m.Run()
 }
+
+// ofThisRun marks this run's rogues: others may run on the same machine.
+func ofThisRun() string { return fmt.Sprintf(" run %d ", os.Getpid()) }
 
 // log is what a host has logged.
 type log struct {
@@ -180,7 +193,7 @@ func TestHazard6LiesAreRefused(t *testing.T) {
 	s := newStage(t)
 	s.Set([]host.Spec{s.spec(t, "liar", 1)})
 	for _, fault := range []string{"answers hugely", "has too many fields", "has too large a field", "has a field twice", "has nothing",
-		"has control characters", "sets LD_PRELOAD", "sets a variable of no field", "has a field with a strange name", "fails in an unknown way"} {
+		"has control characters", "sets LD_PRELOAD", "sets LUA_INIT", "sets GOFLAGS", "sets SSH_ASKPASS", "sets XDG_CONFIG_HOME", "sets a variable of no field", "has a field with a strange name", "fails in an unknown way"} {
 		k, i := s.target(t, "liar", fault)
 		c, err := i.Mint(t.Context(), lease(k))
 		if err == nil || issuers.KindOf(err) != issuers.Unknown || len(c.Public)+len(c.Secret) > 0 {
@@ -190,7 +203,7 @@ func TestHazard6LiesAreRefused(t *testing.T) {
 			t.Errorf("a plugin that %s forges lines: %q", fault, err)
 		}
 	}
-	for _, fault := range []string{"ends too few", "ends too many", "says neither", "proves nothing", "proves what it cannot", "gives no detail", "ends minus one session"} {
+	for _, fault := range []string{"ends too few", "ends too many", "says neither", "proves nothing", "proves what it cannot", "gives no detail", "ends minus one session", "ends more sessions than there are"} {
 		k, i := s.target(t, "liar", fault)
 		out := i.Withdraw(t.Context(), []issuers.Lease{lease(k), lease(k)})
 		if len(out) != 2 || issuers.KindOf(out[0].Err) != issuers.Unknown || out[0].Err == nil {
@@ -201,7 +214,7 @@ func TestHazard6LiesAreRefused(t *testing.T) {
 	if out := i.Withdraw(t.Context(), []issuers.Lease{lease(k)}); out[0].Err != nil || strings.Contains(out[0].Receipt.Detail, "\n") {
 		t.Errorf("a receipt of two lines: %+v", out[0])
 	}
-	for _, fault := range []string{"lists control characters", "lists for ever"} {
+	for _, fault := range []string{"lists control characters", "lists one twice", "lists for ever"} {
 		_, i := s.target(t, "liar", fault)
 		if found, err := i.(issuers.Lister).List(t.Context()); err == nil {
 			t.Errorf("a plugin that %s: %d found", fault, len(found))
@@ -262,7 +275,14 @@ func TestLaw8OnlyItsOwnTargetsFail(t *testing.T) {
 func TestLaw8AStoppedPluginIsReplaced(t *testing.T) {
 	s := newStage(t)
 	s.Set([]host.Spec{s.spec(t, "stopper", 1)})
-	k, i := s.target(t, "stopper", "stops")
+	k, i := s.target(t, "stopper", "")
+	pid, err := strconv.Atoi(s.status("stopper").PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := i.Mint(ctx, lease(k)); err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -36,67 +37,6 @@ type published struct {
 	at   time.Time
 }
 
-// Issuers that can more: whoever asks whether a target can extend, list or publish
-// asks its type.
-type (
-	extends   struct{ *issuer }
-	lists     struct{ *issuer }
-	publishes struct{ *issuer }
-)
-
-func newIssuer(k *kind, t issuers.Target) issuers.Issuer {
-	i := &issuer{k: k, target: t, forget: k.s.keep(t.Secrets), opening: semaphore.NewWeighted(1)}
-	e, l, p := k.manifest.Can(protocol.AbleExtend), k.manifest.Can(protocol.AbleList), k.manifest.Can(protocol.AblePublish)
-	type (
-		extender  = issuers.Extender
-		lister    = issuers.Lister
-		publisher = issuers.Publisher
-	)
-	switch {
-	case e && l && p:
-		return struct {
-			*issuer
-			extender
-			lister
-			publisher
-		}{i, extends{i}, lists{i}, publishes{i}}
-	case e && l:
-		return struct {
-			*issuer
-			extender
-			lister
-		}{i, extends{i}, lists{i}}
-	case e && p:
-		return struct {
-			*issuer
-			extender
-			publisher
-		}{i, extends{i}, publishes{i}}
-	case l && p:
-		return struct {
-			*issuer
-			lister
-			publisher
-		}{i, lists{i}, publishes{i}}
-	case e:
-		return struct {
-			*issuer
-			extender
-		}{i, extends{i}}
-	case l:
-		return struct {
-			*issuer
-			lister
-		}{i, lists{i}}
-	case p:
-		return struct {
-			*issuer
-			publisher
-		}{i, publishes{i}}
-	}
-	return i
-}
-
 // The abilities that every issuer here has: where the plugin lacks them, there is
 // nothing to fence and nothing to sweep, and a check says how the plugin does.
 var (
@@ -109,7 +49,7 @@ var (
 // who lies about the answer may lie about that.
 func (i *issuer) lied(format string, args ...any) *issuers.Error {
 	text := i.k.said(fmt.Sprintf(format, args...), maxReceipt)
-	i.k.s.log.Error("the plugin gave an answer that is not one", "target", i.target.Name, "answer", text)
+	i.k.s.lied(i.target.Name, text)
 	return &issuers.Error{Kind: issuers.Unknown, Detail: "plugin " + i.k.manifest.Name + " gave an answer that is not one: " + text}
 }
 
@@ -138,9 +78,9 @@ func unsent(why string) *issuers.Error {
 	return &issuers.Error{Kind: issuers.Unreachable, Detail: why}
 }
 
-// enter returns the running process with this target open in it. Whoever gets one
+// enter returns the running process, if it has fewer than most calls, with this target open in it. Whoever gets one
 // leaves it again.
-func (i *issuer) enter(ctx context.Context) (*process, uint64, *issuers.Error) {
+func (i *issuer) enter(ctx context.Context, most int) (*process, uint64, *issuers.Error) {
 	if err := ctx.Err(); err != nil {
 		return nil, 0, unsent(err.Error())
 	}
@@ -150,7 +90,7 @@ func (i *issuer) enter(ctx context.Context) (*process, uint64, *issuers.Error) {
 	if closed {
 		return nil, 0, unsent("the target is closed")
 	}
-	p := i.k.s.enter()
+	p := i.k.s.enter(most)
 	if p == nil {
 		return nil, 0, unsent(i.k.s.absent())
 	}
@@ -191,7 +131,13 @@ func (i *issuer) open(ctx context.Context, p *process) (uint64, *issuers.Error) 
 // is Unknown.
 func call[Q, A any](ctx context.Context, i *issuer, m protocol.Method[Q, A], q func(handle uint64) Q) (A, error) {
 	var none A
-	p, handle, fail := i.enter(ctx)
+	ctx, cancel := context.WithTimeout(ctx, callMost)
+	defer cancel()
+	most := maxCalls
+	if m.Name == protocol.All().Withdraw.Name || m.Name == protocol.All().Fence.Name {
+		most += spareCalls
+	}
+	p, handle, fail := i.enter(ctx, most)
 	if fail != nil {
 		return none, fail
 	}
@@ -258,25 +204,25 @@ func (i *issuer) Withdraw(ctx context.Context, leases []issuers.Lease) []issuers
 
 // Extend implements [issuers.Extender].
 func (x extends) Extend(ctx context.Context, l issuers.Lease) error {
-	a, err := call(ctx, x.issuer, protocol.All().Extend, func(h uint64) protocol.LeaseRequest {
+	a, err := call(ctx, x.i, protocol.All().Extend, func(h uint64) protocol.LeaseRequest {
 		return protocol.LeaseRequest{Handle: h, Lease: protocol.EncodeLease(l)}
 	})
 	if err != nil {
 		return err
 	}
-	return x.verdict(a)
+	return x.i.verdict(a)
 }
 
 // List implements [issuers.Lister].
 func (x lists) List(ctx context.Context) ([]issuers.Found, error) {
-	a, err := call(ctx, x.issuer, protocol.All().List, onlyHandle)
+	a, err := call(ctx, x.i, protocol.All().List, onlyHandle)
 	if err != nil {
 		return nil, err
 	}
 	if a.Error != nil {
-		return nil, x.failure(a.Error)
+		return nil, x.i.failure(a.Error)
 	}
-	return x.checkFound(a.Found)
+	return x.i.checkFound(a.Found)
 }
 
 // Check implements [issuers.Checker]: first how the plugin does, then what it says.
@@ -329,29 +275,54 @@ func (i *issuer) where(ctx context.Context, a protocol.Ability, m protocol.Metho
 // Publish implements [issuers.Publisher]. Anybody may ask for what is published, so
 // the plugin is asked seldom, and nobody waits long for it.
 func (x publishes) Publish(ctx context.Context) (map[string][]byte, error) {
-	i := x.issuer
+	i := x.i
 	i.mu.Lock()
 	known := i.docs
 	i.mu.Unlock()
 	if time.Since(known.at) < publishEvery {
 		return known.docs, known.err
 	}
-	ctx, cancel := context.WithTimeout(ctx, publishWait)
-	defer cancel()
-	a, err := call(ctx, i, protocol.All().Publish, onlyHandle)
-	if err == nil && a.Error != nil {
-		err = i.failure(a.Error)
-	}
-	if err == nil {
-		err = i.checkDocuments(a.Documents)
-	}
-	if err != nil {
-		a.Documents = nil
-	}
+	docs, err := i.publish(ctx, publishWait, maxDocument, func(ctx context.Context) (protocol.Published, error) {
+		return call(ctx, i, protocol.All().Publish, onlyHandle)
+	})
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.docs = published{docs: a.Documents, err: err, at: time.Now()}
-	return a.Documents, err
+	i.docs = published{docs: docs, err: err, at: time.Now()}
+	return docs, err
+}
+
+// PublishRevoked implements [issuers.RevocationPublisher]. The plugin gets the whole
+// list each time, or there is none: it must not remember what was withdrawn.
+func (x revokes) PublishRevoked(ctx context.Context, withdrawn iter.Seq[issuers.Lease]) (map[string][]byte, error) {
+	var all []protocol.Ending
+	for l := range withdrawn {
+		if len(all) == protocol.MaxRevoked {
+			return nil, unsent(fmt.Sprintf("more than %d leases were withdrawn lately: too many for one message to a plugin, so nothing is published", protocol.MaxRevoked))
+		}
+		all = append(all, protocol.Ending{ID: l.ID, NotAfter: l.NotAfter})
+	}
+	return x.i.publish(ctx, revokedWait, maxRevocations, func(ctx context.Context) (protocol.Published, error) {
+		return call(ctx, x.i, protocol.All().Revoked, func(h uint64) protocol.RevokedRequest {
+			return protocol.RevokedRequest{Handle: h, Withdrawn: all}
+		})
+	})
+}
+
+// publish asks for documents of at most so many bytes, and waits no longer than that.
+func (i *issuer) publish(ctx context.Context, wait time.Duration, most int, ask func(context.Context) (protocol.Published, error)) (map[string][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	a, err := ask(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case a.Error != nil:
+		return nil, i.failure(a.Error)
+	}
+	if err := i.checkDocuments(a.Documents, most); err != nil {
+		return nil, err
+	}
+	return a.Documents, nil
 }
 
 // Close implements [issuers.Issuer]. It does not wait for the plugin.
@@ -370,7 +341,7 @@ func (i *issuer) Close() error {
 			return
 		}
 		defer i.opening.Release(1)
-		if i.in == nil || !i.in.enter() {
+		if i.in == nil || !i.in.enter(maxCalls) {
 			return
 		}
 		defer i.in.leave()

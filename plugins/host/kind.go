@@ -47,6 +47,16 @@ func (k *kind) fits(m protocol.Manifest) bool {
 	return k.manifest.Name == m.Name && k.manifest.Revocable == m.Revocable && k.manifest.CredentialName == m.CredentialName && slices.Equal(k.manifest.Abilities, m.Abilities)
 }
 
+// lost returns what a process with that manifest can no longer do.
+func (k *kind) lost(m protocol.Manifest) (out []protocol.Ability) {
+	for _, a := range k.manifest.Abilities {
+		if !m.Can(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // forget drops what an earlier process has answered.
 func (k *kind) forget() {
 	k.mu.Lock()
@@ -102,7 +112,7 @@ func (k *kind) CheckScope(spec json.RawMessage, s scope.Scope) error {
 		if a.Error != nil {
 			verdict = errors.New(k.said(a.Error.Detail, maxProblem))
 		}
-		keep(k, &k.scopes, at, verdict)
+		keep(k, &k.scopes, at, verdict, remembered)
 		return nil
 	})
 }
@@ -160,9 +170,10 @@ func (k *kind) MakeSecrets(spec json.RawMessage) (map[string]secret.Text, error)
 		}
 		made, err := checkSecrets(a.Values)
 		if err != nil {
+			k.s.lied("", k.said(err.Error(), maxReceipt))
 			return err
 		}
-		keep(k, &k.made, at, made)
+		keep(k, &k.made, at, made, rememberedLarge)
 		return nil
 	})
 }
@@ -187,10 +198,11 @@ func (k *kind) examined(spec json.RawMessage) (protocol.Examination, error) {
 			return err
 		}
 		if err := checkExamination(&a, k.manifest); err != nil {
+			k.s.lied("", k.said(err.Error(), maxReceipt))
 			return err
 		}
 		a.Problem, a.RolesProblem = k.said(a.Problem, maxProblem), k.said(a.RolesProblem, maxProblem)
-		keep(k, &k.specs, at, a)
+		keep(k, &k.specs, at, a, rememberedLarge)
 		return nil
 	})
 }
@@ -201,7 +213,7 @@ func (k *kind) said(text string, n int) string { return clean(k.s.redact(text), 
 // pending is the error that has the plugin asked.
 func (k *kind) pending(ask func(ctx context.Context, p *process) error) error {
 	return &issuers.Pending{What: "plugin " + k.manifest.Name, Fetch: func(ctx context.Context) error {
-		p := k.s.enter()
+		p := k.s.enter(maxCalls)
 		if p == nil {
 			return errors.New(k.s.absent())
 		}
@@ -226,10 +238,10 @@ func key(parts ...[]byte) [sha256.Size]byte {
 }
 
 // keep remembers an answer; a full memory begins anew.
-func keep[V any](k *kind, m *map[[sha256.Size]byte]V, at [sha256.Size]byte, v V) {
+func keep[V any](k *kind, m *map[[sha256.Size]byte]V, at [sha256.Size]byte, v V, most int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(*m) >= remembered {
+	if len(*m) >= most {
 		*m = map[[sha256.Size]byte]V{}
 	}
 	(*m)[at] = v

@@ -12,6 +12,7 @@ const (
 	maxPublicBytes = 64 << 10 // of one field: a certificate chain is the longest
 	maxSecretBytes = 32 << 10 // of one field: a private key is the longest
 	maxFieldName   = 64
+	maxCount       = 1 << 30 // sessions or objects in one receipt
 	maxReceipt     = 2 << 10 // bytes of a receipt's or an error's detail
 	maxProblem     = 4 << 10 // bytes of what a kind says against a spec or scope
 	maxChecks      = 64      // findings of one check
@@ -20,12 +21,21 @@ const (
 	maxNameBytes   = 256
 	maxDocuments   = 16
 	maxDocument    = 1 << 20
+	maxRevocations = 8 << 20 // documents that name 100,000 credentials
+
+	maxSockets = 16 // files in the directory of its socket that are removed
 
 	// remembered is how many answers about specs and scopes are kept.
 	remembered = 4096
+	// rememberedLarge is the same of answers of up to 512 KiB, which only operators
+	// have given: more than one change may name.
+	rememberedLarge = 256
 	// maxCalls is how many calls one plugin gets at once. Each may hold an answer
 	// of up to 1 MiB, and a busy target has 64 mints and a withdrawal.
 	maxCalls = 512
+	// spareCalls are for withdrawals and fences alone: mints that hang on some of a
+	// plugin's targets keep no lease of another from ending (HAZARDS 17).
+	spareCalls = 64
 )
 
 // Limits of a plugin's log, each line in bytes.
@@ -36,6 +46,8 @@ const (
 	linesAtOnce  = 500
 	logBytesSec  = 1 << 20 // what it writes beyond waits in its own pipe
 	logBytesOnce = 256 << 10
+	liesPerMin   = 6 // lines about answers that are none; all are counted
+	liesAtOnce   = 10
 )
 
 // Times.
@@ -44,8 +56,9 @@ const (
 	openTimeout  = 10 * time.Second
 	askTimeout   = 5 * time.Second // about a spec or scope: code that asks nobody
 	closeTimeout = 5 * time.Second
-	endGrace     = 3 * time.Second  // between the request to end and SIGKILL
-	drainTime    = 75 * time.Second // for calls in flight on a plugin that was replaced: the longest is a minute
+	endGrace     = 3 * time.Second // between the request to end and SIGKILL
+	lastWords    = time.Second     // for what stands in its pipes when it has ended
+	drainTime    = callMost        // for calls in flight on a plugin that was replaced
 	healthEvery  = 5 * time.Second
 	healthWait   = 5 * time.Second
 	healthMisses = 3
@@ -55,6 +68,8 @@ const (
 	steadyAfter  = time.Minute // a plugin that lived so long starts its backoff anew
 	publishEvery = 5 * time.Second
 	publishWait  = 2 * time.Second
+	revokedWait  = 10 * time.Second // for lists that others wait for too
+	callMost     = 75 * time.Second // for any call; whoever calls has set less
 )
 
 // Limits are what a plugin's process may use. The zero value has the defaults.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ type process struct {
 	child    *child
 	client   *plugin.Client
 	conn     *grpc.ClientConn
+	unclaim  func()
 	began    time.Time
 
 	mu      sync.Mutex
@@ -44,6 +46,7 @@ type launch struct {
 	account account
 	log     *slog.Logger
 	redact  func(string) string
+	unclaim func() // its user, when the process is gone
 }
 
 // start runs a plugin and shakes hands with it. The error says what is wrong with
@@ -51,7 +54,7 @@ type launch struct {
 func start(ctx context.Context, l launch) (*process, error) {
 	c := &child{name: l.spec.Name, binary: l.binary, account: l.account, limits: l.spec.Limits, exited: make(chan struct{})}
 	c.journal = newJournal(c.exited, l.log, l.redact)
-	p := &process{spec: l.spec, child: c, began: time.Now(), idle: make(chan struct{})}
+	p := &process{spec: l.spec, child: c, unclaim: l.unclaim, began: time.Now(), idle: make(chan struct{})}
 	var conn *grpc.ClientConn
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  protocol.Handshake(),
@@ -81,15 +84,19 @@ func start(ctx context.Context, l launch) (*process, error) {
 }
 
 // run is go-plugin's way to the child: the environment is go-plugin's own and
-// nothing else, the directory was made for the child's socket.
-func (c *child) run(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
-	c.env, c.dir = cmd.Env, dir
-	if c.account.own {
-		if err := os.Chown(dir, int(c.account.uid), int(c.account.gid)); err != nil {
-			return nil, err
-		}
+// nothing else. The directory for the child's socket is not go-plugin's, which
+// removes whatever the child has made of it, level by level, with an open file
+// for each.
+func (c *child) run(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
+	dir, err := os.MkdirTemp("", "mayfly-plugin-")
+	if err != nil {
+		return nil, err
 	}
-	return c, nil
+	c.dir, c.env = dir, append(slices.Clone(cmd.Env), plugin.EnvUnixSocketDir+"="+dir)
+	if c.account.own {
+		err = os.Chown(dir, int(c.account.uid), int(c.account.gid))
+	}
+	return c, err
 }
 
 // dialOptions bound what comes over the connection, whatever method is called.
@@ -162,8 +169,11 @@ func (p *process) end() {
 	if p.child.ID() != "" {
 		<-p.child.exited
 	}
-	if p.child.dir != "" {
-		_ = os.RemoveAll(p.child.dir)
+	p.unclaim()
+	if dir := p.child.dir; dir != "" {
+		if err := tidy(dir, p.child.account.uid); err != nil && !errors.Is(err, os.ErrNotExist) {
+			p.child.journal.log.Warn("what the plugin has left is not removed", "directory", dir, "error", err)
+		}
 	}
 }
 
@@ -178,11 +188,11 @@ func (p *process) healthy(ctx context.Context) error {
 	return err
 }
 
-// enter counts a call; false means that the process takes no more.
-func (p *process) enter() bool {
+// enter counts a call, one of most; false means that the process takes no more.
+func (p *process) enter(most int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.retired || p.calls >= maxCalls {
+	if p.retired || p.calls >= most {
 		return false
 	}
 	p.calls++

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,7 +44,7 @@ func TestHazard6SetApart(t *testing.T) {
 	defer func() { _ = syscall.Close(leak) }()
 	t.Setenv("SECRET_OF_THE_NODE", "x")
 	s.Set([]host.Spec{s.spec(t, "apart", 1)})
-	_, i := s.target(t, "apart", "")
+	_, i := s.target(t, "apart", "", "node", strconv.Itoa(os.Getpid()))
 	f := findings(t, i)
 	t.Logf("%v", f)
 	for _, v := range strings.Fields(f["env"][0]) {
@@ -56,6 +58,9 @@ func TestHazard6SetApart(t *testing.T) {
 		}
 	}
 	self, pid := f["self"][0], s.status("apart").PID
+	if os.Geteuid() == 0 {
+		pid = "1" // of a namespace that ends with it
+	}
 	for _, want := range []string{"pid=" + pid, "pgid=" + pid, "sid=" + pid, "groups=[]", "exe=/memfd:plugin (deleted)", "dir=/"} {
 		if !strings.Contains(self+" ", want+" ") && !(strings.HasPrefix(want, "groups") && os.Geteuid() != 0) && !strings.HasSuffix(self, want) {
 			t.Errorf("it finds itself as %s; want %s", self, want)
@@ -64,17 +69,20 @@ func TestHazard6SetApart(t *testing.T) {
 	if got := f["status"]; !contains(got, "NoNewPrivs: 1") {
 		t.Errorf("its status is %v", got)
 	}
-	for _, want := range []string{"Max core file size 0 0", "Max data size 536870912 536870912", "Max open files 256 256"} {
+	for _, want := range []string{"Max core file size 1 1", "Max data size 536870912 536870912", "Max open files 256 256"} {
 		if !contains(f["limit"], want) {
 			t.Errorf("its limits are %v; want %s", f["limit"], want)
 		}
+	}
+	if f["oom"][0] != "1000" {
+		t.Errorf("when memory runs out it is as safe as the node: %s", f["oom"])
 	}
 	if root := os.Geteuid() == 0; root && (!strings.Contains(self, "uid="+users["apart"]+" gid="+users["apart"]) || !contains(f["status"], "CapEff: 0000000000000000") || !contains(f["limit"], "Max processes 128 128")) {
 		t.Errorf("it runs as %s, %v, %v", self, f["status"], f["limit"])
 	}
 	// Also where it runs as the node's own user, who is not root.
 	for _, what := range []string{"parent mem", "parent environ", "parent maps", "ptrace"} {
-		if !strings.Contains(f[what][0], "denied") && !strings.Contains(f[what][0], "not permitted") {
+		if !strings.Contains(f[what][0], "denied") && !strings.Contains(f[what][0], "not permitted") && !strings.Contains(f[what][0], "no such process") {
 			t.Errorf("%s of the node: %s", what, f[what][0])
 		}
 	}
@@ -166,6 +174,7 @@ func TestHazard6FilesThatAreRefused(t *testing.T) {
 		"another hash":        {"Nothing was run", func(_ *testing.T, _ string, spec *host.Spec) { spec.SHA256[0] ^= 1 }},
 		"root":                {"", func(_ *testing.T, _ string, spec *host.Spec) { spec.User = "root" }},
 		"the node's own user": {"own user", func(_ *testing.T, _ string, spec *host.Spec) { spec.User = "" }},
+		"no user at all":      {"is no user", func(_ *testing.T, _ string, spec *host.Spec) { spec.User = "4294967295" }},
 		"nobody that exists":  {"no user", func(_ *testing.T, _ string, spec *host.Spec) { spec.User = "no-such-user-here" }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -220,22 +229,36 @@ func TestHazard6TwoPluginsHaveTwoUsers(t *testing.T) {
 }
 
 // hostUntilKilled is another process with a host, for the test below.
-func hostUntilKilled(dir string) {
-	body, err := os.ReadFile(filepath.Join(dir, "orphan"))
+func hostUntilKilled(dir, name string) {
+	body, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		panic(err)
 	}
+	before := runtime.NumGoroutine()
 	h := host.New(host.Options{Dir: dir, SameUser: os.Geteuid() != 0})
-	spec := host.Spec{Name: "orphan", File: "orphan", SHA256: sha256.Sum256(body)}
+	spec := host.Spec{Name: name, File: name, SHA256: sha256.Sum256(body)}
 	if os.Geteuid() == 0 {
 		spec.User = "64998"
 	}
 	h.Set([]host.Spec{spec})
 	tick := time.NewTicker(10 * time.Millisecond)
 	for range tick.C {
-		if st := h.Status()[0]; st.Running {
+		st := h.Status()[0]
+		if st.Running {
 			fmt.Println(st.PID)
 			select {}
+		}
+		if st.Problem != "it is starting" {
+			h.Close()
+			for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(end); {
+				<-tick.C
+			}
+			if n := runtime.NumGoroutine() - before; n > 0 {
+				fmt.Println("closed:", n, "goroutines are left")
+				os.Exit(0)
+			}
+			fmt.Println("closed: all are gone")
+			os.Exit(0)
 		}
 	}
 }
@@ -245,7 +268,7 @@ func TestLaw8PluginsEndWithTheirNode(t *testing.T) {
 	dir := t.TempDir()
 	plugintest.Install(t, dir, rogue, "orphan")
 	node := exec.Command("/proc/self/exe")
-	node.Env = append(os.Environ(), "TEST_HOST_PLUGINS="+dir)
+	node.Env = append(os.Environ(), "TEST_HOST_PLUGINS="+dir, "TEST_HOST_PLUGIN=orphan")
 	node.Stderr = os.Stderr
 	out, err := node.StdoutPipe()
 	must(t, err)
@@ -255,7 +278,13 @@ func TestLaw8PluginsEndWithTheirNode(t *testing.T) {
 	if err != nil || !alive(pid) {
 		t.Fatalf("it says %q: %v", line, err)
 	}
+	if len(leftBehind("orphan")) == 0 {
+		t.Error("it has left no child, so this test proves nothing")
+	}
 	must(t, node.Process.Kill())
 	_ = node.Wait()
 	eventually(t, "the plugin's end", func() bool { return !alive(pid) })
+	if os.Geteuid() == 0 { // nobody else can make a namespace
+		eventually(t, "the end of its child", func() bool { return len(leftBehind("orphan")) == 0 })
+	}
 }

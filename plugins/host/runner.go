@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-plugin/runner"
 )
@@ -28,10 +29,13 @@ type child struct {
 	journal *journal
 	env     []string
 	dir     string // of its socket
+	// apart says that the kernel ends whatever the child has started with it.
+	apart bool
 
-	first  *io.PipeReader // the handshake's line, then EOF
-	exited chan struct{}
-	err    error // of its end, once exited
+	outputs []*os.File     // what the child writes to, read here
+	first   *io.PipeReader // the handshake's line, then EOF
+	exited  chan struct{}
+	err     error // of its end, once exited
 
 	mu      sync.Mutex
 	pid     int // 0 before the start
@@ -60,18 +64,16 @@ func (c *child) Start(context.Context) error {
 	if err != nil {
 		return errors.Join(err, stdout.Close(), stdoutEnd.Close())
 	}
-	cmd := exec.Command(executable(c.binary))
-	cmd.Args, cmd.Env, cmd.Dir = []string{"mayfly-plugin-" + c.name}, c.env, "/"
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = stdoutEnd, stderrEnd, attributes(c.account)
-	started := make(chan error)
-	go c.own(cmd, started)
-	err = <-started
+	c.outputs = []*os.File{stdout, stderr}
+	started := make(chan begun)
+	go c.own(stdoutEnd, stderrEnd, started)
+	x := <-started
 	_, _ = stdoutEnd.Close(), stderrEnd.Close()
-	if err != nil {
+	if x.err != nil {
 		_, _ = stdout.Close(), stderr.Close()
-		return err
+		return x.err
 	}
-	c.pid = cmd.Process.Pid
+	c.pid, c.apart = x.pid, x.apart
 	first, w := io.Pipe()
 	c.first = first
 	go c.readOut(stdout, w)
@@ -82,34 +84,64 @@ func (c *child) Start(context.Context) error {
 	return nil
 }
 
+// begun is how a start went.
+type begun struct {
+	pid   int
+	apart bool
+	err   error
+}
+
 // own starts the child and waits for it on one thread: the signal at the parent's
 // end belongs to the thread that forked. The thread is not given back, because it
 // has given up rights that others may need; it ends with this function.
-func (c *child) own(cmd *exec.Cmd, started chan<- error) {
+func (c *child) own(stdout, stderr *os.File, started chan<- begun) {
 	runtime.LockOSThread()
-	err := pledgeThread()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err == nil {
-		if err = restrict(cmd.Process.Pid, c.account, c.limits); err != nil {
-			_ = killGroup(cmd.Process.Pid)
-			_ = cmd.Wait()
-		}
-	}
-	started <- err
+	cmd, apart, err := c.fork(stdout, stderr)
 	if err != nil {
 		c.err = err
 		close(c.exited)
+		started <- begun{err: err}
 		return
 	}
-	awaitExit(cmd.Process.Pid)
+	pid := cmd.Process.Pid
+	started <- begun{pid: pid, apart: apart}
+	awaitExit(pid)
 	c.mu.Lock()
-	_ = killGroup(cmd.Process.Pid) // what it left behind; the number is still its own
+	_ = killGroup(pid) // what it left behind; the number is still its own
 	c.reaped = true
 	c.mu.Unlock()
 	c.err = cmd.Wait()
 	close(c.exited)
+	for _, f := range c.outputs { // what it left behind may hold the other end for ever
+		_ = f.SetReadDeadline(time.Now().Add(lastWords))
+	}
+}
+
+// fork starts the child, and has it stand still until its limits are set: what it
+// forks before they are would have none.
+func (c *child) fork(stdout, stderr *os.File) (cmd *exec.Cmd, apart bool, err error) {
+	if err := pledgeThread(); err != nil {
+		return nil, false, err
+	}
+	for _, apart = range []bool{true, false} {
+		cmd = exec.Command(executable(c.binary))
+		cmd.Args, cmd.Env, cmd.Dir = []string{"mayfly-plugin-" + c.name}, c.env, "/"
+		cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = stdout, stderr, attributes(c.account, apart)
+		if err = cmd.Start(); !errors.Is(err, os.ErrPermission) {
+			break // only who may make namespaces can set it apart
+		}
+	}
+	if errors.Is(err, os.ErrPermission) {
+		err = fmt.Errorf("%w: either the node may not give a process another user, or this machine forbids to hold one still (kernel.yama.ptrace_scope is 3)", err)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if err = release(cmd.Process.Pid, func(pid int) error { return restrict(pid, c.account, c.limits) }); err != nil {
+		_ = killGroup(cmd.Process.Pid)
+		_ = cmd.Wait()
+	}
+	return cmd, apart, err
 }
 
 // readOut hands the first line to go-plugin, and makes log lines of the rest.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/time/rate"
 
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/secret"
@@ -21,6 +22,7 @@ import (
 type supervised struct {
 	host *Host
 	log  *slog.Logger
+	loud *rate.Limiter // of lines about lies
 	poke chan struct{}
 	over chan struct{} // closed when it is no longer registered
 
@@ -31,13 +33,15 @@ type supervised struct {
 	sha      [sha256.Size]byte // of the newest process
 	problem  string            // of the last start, or of the last end
 	restarts int
+	failures int           // starts that failed, since the node began
+	lies     int           // answers that were none, since the node began
 	changed  chan struct{} // closed at the next change of the above
 	secrets  map[string]int
 }
 
 func newSupervised(h *Host, spec Spec) *supervised {
 	return &supervised{
-		host: h, log: h.o.Log.With("plugin", spec.Name), spec: spec, poke: make(chan struct{}, 1), over: make(chan struct{}),
+		host: h, log: h.o.Log.With("plugin", spec.Name), loud: rate.NewLimiter(rate.Every(time.Minute/liesPerMin), liesAtOnce), spec: spec, poke: make(chan struct{}, 1), over: make(chan struct{}),
 		changed: make(chan struct{}), secrets: map[string]int{},
 	}
 }
@@ -159,7 +163,7 @@ func (s *supervised) renew(ctx context.Context, cur *process, binary *os.File) (
 	if err != nil {
 		if ctx.Err() == nil {
 			s.log.Error("the plugin does not start; trying again", "sha256", hash(spec.SHA256), "error", err)
-			s.note(func() { s.problem = err.Error() })
+			s.note(func() { s.problem = err.Error(); s.failures++ })
 		}
 		return nil, err
 	}
@@ -167,8 +171,13 @@ func (s *supervised) renew(ctx context.Context, cur *process, binary *os.File) (
 		next.end()
 		return nil, errors.New("superseded")
 	}
-	s.log.Info("the plugin runs", "sha256", hash(spec.SHA256), "pid", next.child.ID(), "user", next.child.account.uid)
+	s.log.Info("the plugin runs", "sha256", hash(spec.SHA256), "pid", next.child.ID(), "user", next.child.account.uid, "ends_whole", next.child.apart)
 	s.note(func() {
+		if s.kindNow != nil {
+			if lost := s.kindNow.lost(next.manifest); len(lost) > 0 {
+				s.log.Warn("the plugin can no longer do what its predecessor could", "abilities", lost)
+			}
+		}
 		s.current, s.problem, s.sha = next, "", spec.SHA256
 		if s.kindNow == nil || !s.kindNow.fits(next.manifest) {
 			s.kindNow = newKind(s, next.manifest)
@@ -215,10 +224,14 @@ func (s *supervised) ran(spec Spec) bool {
 }
 
 // replaces refuses a successor that would name credentials otherwise: those that
-// live bear the old names.
+// live bear the old names. And one that says of itself, started from the same file,
+// what it did not say before: it could drop whatever shows what it has done.
 func (s *supervised) replaces(p *process) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if k := s.kindNow; k != nil && s.sha == p.spec.SHA256 && !k.fits(p.manifest) {
+		return errors.New("it says other things of itself than before, and is the same file")
+	}
 	if k := s.kindNow; k != nil && (k.manifest.CredentialName != p.manifest.CredentialName || k.manifest.Revocable != p.manifest.Revocable) {
 		return fmt.Errorf("it names credentials %s (revocable: %t), its predecessor %s (revocable: %t): register it under another name", p.manifest.CredentialName, p.manifest.Revocable, k.manifest.CredentialName, k.manifest.Revocable)
 	}
@@ -305,12 +318,12 @@ func (s *supervised) settle(ctx context.Context) error {
 	}
 }
 
-// enter counts a call in at the process that serves, and returns it; nil where
+// enter counts a call, one of most, in at the process that serves, and returns it; nil where
 // none does. One that was replaced in this very moment has a successor.
-func (s *supervised) enter() *process {
+func (s *supervised) enter(most int) *process {
 	for {
 		p := s.running()
-		if p == nil || p.enter() {
+		if p == nil || p.enter(most) {
 			return p
 		}
 		if s.running() == p {
@@ -332,13 +345,24 @@ func (s *supervised) absent() string {
 func (s *supervised) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Status{Name: s.spec.Name, SHA256: hash(s.spec.SHA256), Problem: s.problem, Restarts: s.restarts}
+	out := Status{Name: s.spec.Name, SHA256: hash(s.spec.SHA256), Wanted: hash(s.spec.SHA256), Problem: s.problem, Restarts: s.restarts, Failures: s.failures, Lies: s.lies}
 	if p := s.current; p != nil {
 		out.Running, out.SHA256, out.PID, out.Since = true, hash(p.spec.SHA256), p.child.ID(), p.began
 	} else if out.Problem == "" {
 		out.Problem = "it is starting"
 	}
 	return out
+}
+
+// lied counts an answer that cannot be true, and says so in the log; not each time,
+// for a plugin may lie as often as it is asked.
+func (s *supervised) lied(target, text string) {
+	s.mu.Lock()
+	s.lies++
+	s.mu.Unlock()
+	if s.loud.Allow() {
+		s.log.Error("the plugin gave an answer that is not one", "target", target, "answer", text)
+	}
 }
 
 // shortestSecret is the shortest text that is taken out of what a plugin says.

@@ -126,6 +126,9 @@ type account struct {
 	own      bool // another user than the node's
 }
 
+// nobodyAtAll is the number by which system calls mean "leave it as it is".
+const nobodyAtAll = ^uint32(0)
+
 // accountOf resolves a plugin's user. Whoever runs as the node's own user can
 // read the node's memory and its files; so that needs the node's word (HAZARDS 6).
 func accountOf(name string, sameUser bool) (account, error) {
@@ -138,15 +141,24 @@ func accountOf(name string, sameUser bool) (account, error) {
 		a.uid, a.gid = uid, gid
 	}
 	a.own = int(a.uid) != os.Geteuid()
+	return a, a.check(name, sameUser, os.Geteuid())
+}
+
+// check refuses whom no plugin runs as, on a node that runs as the user self.
+func (a account) check(name string, sameUser bool, self int) error {
 	switch {
 	case !a.own && !sameUser:
-		return a, errors.New("it would run as the node's own user, who can read the node's memory. Give the plugin a user of its own (spec.user) and run the node as root, or set plugins.same_user: true in this node's configuration")
+		return errors.New("it would run as the node's own user, who can read the node's memory. Give the plugin a user of its own (spec.user) and run the node as root, or set plugins.same_user: true in this node's configuration")
 	case a.own && a.uid == 0:
-		return a, errors.New("a plugin does not run as root")
-	case a.own && os.Geteuid() != 0:
-		return a, fmt.Errorf("the node runs as user %d and cannot run it as %s; run the node as root", os.Geteuid(), name)
+		return errors.New("a plugin does not run as root")
+	case a.own && a.gid == 0:
+		return fmt.Errorf("the group of the user %s is root's, who can read more than a plugin may; give it another group", name)
+	case a.uid == nobodyAtAll || a.gid == nobodyAtAll:
+		return fmt.Errorf("%s is no user: the kernel takes that number for none", name)
+	case a.own && self != 0:
+		return fmt.Errorf("the node runs as user %d and cannot run it as %s; run the node as root", self, name)
 	}
-	return a, nil
+	return nil
 }
 
 func lookup(name string) (uid, gid uint32, err error) {
@@ -163,9 +175,18 @@ func lookup(name string) (uid, gid uint32, err error) {
 }
 
 // attributes are how the child is set apart: a session and process group of its
-// own, an end with its parent, its own user and no further groups.
-func attributes(a account) *syscall.SysProcAttr {
-	x := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+// own, an end with its parent, its own user and no further groups. It stops before
+// its first instruction, until [release].
+//
+// With apart it is the first process of a PID namespace: when that ends, in
+// whatever way, the kernel ends all others in it, and none can leave it. A process
+// group can be left, and ends with nobody. That needs CAP_SYS_ADMIN, which a node
+// in a container has not.
+func attributes(a account, apart bool) *syscall.SysProcAttr {
+	x := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Ptrace: true}
+	if apart {
+		x.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWIPC
+	}
 	if a.own {
 		x.Credential = &syscall.Credential{Uid: a.uid, Gid: a.gid, Groups: []uint32{}}
 	}
@@ -203,14 +224,36 @@ func closeOnExec() error {
 	return nil
 }
 
-// restrict sets the child's limits, before anything is told to it. It is called on
+// release lets the child run, once prepare is done with it. It is called on the
+// thread that started the child.
+func release(pid int, prepare func(pid int) error) error {
+	var st unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &st, unix.WALL, nil)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	if !st.Stopped() {
+		return errors.New("it ended before it began")
+	}
+	if err := prepare(pid); err != nil {
+		return err
+	}
+	return unix.PtraceDetach(pid)
+}
+
+// restrict sets the child's limits, before its first instruction. It is called on
 // the thread of its own that started the child. A process may limit another only
 // if its real user is the other's, or if it has CAP_SYS_RESOURCE, which root in a
 // container has not: so this thread, and no other, takes the child's user as its
 // real one. The raw calls change one thread; the thread is never given back.
 func restrict(pid int, a account, l Limits) error {
 	l = l.withDefaults()
-	set := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: l.Files, unix.RLIMIT_DATA: l.MemoryMiB << 20}
+	set := map[int]uint64{unix.RLIMIT_NOFILE: l.Files, unix.RLIMIT_DATA: l.MemoryMiB << 20}
 	if a.own {
 		set[unix.RLIMIT_NPROC] = l.Processes
 		const same = ^uintptr(0)
@@ -231,6 +274,18 @@ func restrict(pid int, a account, l Limits) error {
 		if err != nil {
 			return fmt.Errorf("its limits cannot be set: %w", err)
 		}
+	}
+	// One byte, not none: where the kernel hands core dumps to a program it heeds no
+	// other limit than this (core(5)), and to files one byte is none.
+	if unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}, nil) != nil {
+		if err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err != nil {
+			return fmt.Errorf("its limits cannot be set: %w", err)
+		}
+	}
+	// When memory runs out, the plugin ends before the node does. Memory that
+	// processes share counts against no limit of a process.
+	if err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("1000"), 0); err != nil {
+		return fmt.Errorf("it cannot be made the first to end when memory runs out: %w", err)
 	}
 	return nil
 }
@@ -267,3 +322,30 @@ func peerOf(c syscall.RawConn) (pid int, uid uint32, err error) {
 
 // executable is the path by which a child runs an open file.
 func executable(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+
+// tidy removes the directory of a plugin's socket after its end. The directory was
+// the plugin's, and the node may be root: so no link is followed, nothing is looked
+// for below it, and what is more than a socket or two stays where it is.
+func tidy(dir string, owner uint32) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	defer func() { _ = f.Close() }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Uid != owner {
+		return errors.New("another directory stands in its place")
+	}
+	names, err := f.Readdirnames(maxSockets)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, n := range names {
+		_ = unix.Unlinkat(fd, n, 0)
+	}
+	return unix.Rmdir(dir)
+}

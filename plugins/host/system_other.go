@@ -21,7 +21,9 @@ type account struct {
 
 func openBinary(string, string, [sha256.Size]byte) (*os.File, error) { return nil, errLinux }
 func accountOf(string, bool) (account, error)                        { return account{}, errLinux }
-func attributes(account) *syscall.SysProcAttr                        { return nil }
+func attributes(account, bool) *syscall.SysProcAttr                  { return nil }
+func release(int, func(int) error) error                             { return errLinux }
+func tidy(string, uint32) error                                      { return errLinux }
 func pledgeThread() error                                            { return errLinux }
 func hideMemory() error                                              { return errLinux }
 func closeOnExec() error                                             { return errLinux }

@@ -14,4 +14,16 @@ const (
 	maxWithdrawn   = 1 << 20   // 256 receipts of some 2 KiB and more
 	maxFindings    = 256 << 10
 	maxPublished   = 2 << 20 // documents of 1 MiB in all, in base64
+
+	// MaxRevoked is how many leases a revocation list is made from: a line of some
+	// 70 bytes for each. A target that has more withdrawn in a month publishes none.
+	MaxRevoked = 100_000
+)
+
+// Bounds in values, as they stand in JSON.
+const (
+	fewValues         = 4 << 10   // a Minted has at most 80 fields, Findings 64 of 5
+	examinationValues = 128 << 10 // scopes are many short words
+	withdrawnValues   = 8 << 10   // 256 outcomes of up to 20
+	listedValues      = 800_000   // 100,000 lines of 7 and more
 )

@@ -33,8 +33,7 @@ type Manifest struct {
 // Ability names one of the optional interfaces of package issuers.
 type Ability string
 
-// The abilities: three of kinds, six of issuers. RevocationPublisher is not
-// among them: it reads a month of leases, which is too much to carry across.
+// The abilities: three of kinds, seven of issuers.
 const (
 	AbleRoles   Ability = "roles"   // issuers.RoleWriter
 	AbleSecrets Ability = "secrets" // issuers.SecretMaker
@@ -45,6 +44,7 @@ const (
 	AbleFence   Ability = "fence"   // issuers.Fencer
 	AbleSweep   Ability = "sweep"   // issuers.Sweeper
 	AblePublish Ability = "publish" // issuers.Publisher
+	AbleRevoked Ability = "revoked" // issuers.RevocationPublisher
 )
 
 // KindAbilities returns what a kind can do beyond the minimum.
@@ -82,6 +82,9 @@ func IssuerAbilities(i issuers.Issuer) []Ability {
 	}
 	if _, ok := i.(issuers.Publisher); ok {
 		out = append(out, AblePublish)
+	}
+	if _, ok := i.(issuers.RevocationPublisher); ok {
+		out = append(out, AbleRevoked)
 	}
 	return out
 }
@@ -299,4 +302,17 @@ type Found struct {
 type Published struct {
 	Error     *Error            `json:"error,omitempty"`
 	Documents map[string][]byte `json:"documents,omitempty"`
+}
+
+// RevokedRequest asks for the lists of what was withdrawn: all of it, at most
+// [MaxRevoked] leases.
+type RevokedRequest struct {
+	Handle    uint64   `json:"handle"`
+	Withdrawn []Ending `json:"withdrawn"`
+}
+
+// Ending is what a revocation list needs of a lease.
+type Ending struct {
+	ID       string    `json:"id"`
+	NotAfter time.Time `json:"not_after"`
 }

@@ -41,11 +41,12 @@ func Handshake() plugin.HandshakeConfig {
 	return plugin.HandshakeConfig{ProtocolVersion: Version, MagicCookieKey: "MAYFLY_PLUGIN", MagicCookieValue: "serves-one-kind-of-target"}
 }
 
-// Method is one method: Q is what is asked, A what is answered, and Answer the
-// most bytes that an answer may have.
+// Method is one method: Q is what is asked, A what is answered, Answer the most
+// bytes that an answer may have, and Values about the most values in it.
 type Method[Q, A any] struct {
 	Name   string
 	Answer int
+	Values int
 }
 
 // Call asks the plugin at conn. The context's deadline and cancellation travel
@@ -65,6 +66,9 @@ func (m Method[Q, A]) Call(ctx context.Context, conn grpc.ClientConnInterface, q
 		grpc.MaxCallRecvMsgSize(m.Answer+frame), grpc.MaxCallSendMsgSize(MaxMessage+frame))
 	if err != nil {
 		return a, err
+	}
+	if n := values(out.GetValue()); n > m.Values {
+		return a, status.Errorf(codes.DataLoss, "the answer to %s has %d values; at most %d are allowed", m.Name, n, m.Values)
 	}
 	if err := decode(out.GetValue(), &a); err != nil {
 		return a, status.Errorf(codes.DataLoss, "the answer to %s does not read: %v", m.Name, err)
@@ -108,6 +112,26 @@ func (m Method[Q, A]) desc(serve func(s Server, ctx context.Context, q Q) (A, er
 	return grpc.MethodDesc{MethodName: m.Name, Handler: handle}
 }
 
+// values counts what separates values in JSON. Three bytes make an empty object,
+// which is twenty times as large once it is decoded: so an answer's bytes alone
+// bound no memory.
+func values(b []byte) (n int) {
+	inString, escaped := false, false
+	for _, c := range b {
+		switch {
+		case escaped:
+			escaped = false
+		case inString:
+			escaped, inString = c == '\\', c != '"'
+		case c == '"':
+			inString = true
+		case c == ',' || c == ':' || c == '{' || c == '[':
+			n++
+		}
+	}
+	return n
+}
+
 // decode reads one JSON value strictly.
 func decode(b []byte, out any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
@@ -138,6 +162,7 @@ type Server interface {
 	Fence(context.Context, HandleRequest) (Verdict, error)
 	Sweep(context.Context, HandleRequest) (Verdict, error)
 	Publish(context.Context, HandleRequest) (Published, error)
+	Revoked(context.Context, RevokedRequest) (Published, error)
 }
 
 // Methods are all that there are. It is a value of its own so that a call names
@@ -157,25 +182,27 @@ type Methods struct {
 	Fence       Method[HandleRequest, Verdict]
 	Sweep       Method[HandleRequest, Verdict]
 	Publish     Method[HandleRequest, Published]
+	Revoked     Method[RevokedRequest, Published]
 }
 
 // All returns the methods.
 func All() Methods {
 	return Methods{
-		Describe:    Method[Nothing, Manifest]{"Describe", maxVerdict},
-		Examine:     Method[SpecRequest, Examination]{"Examine", maxExamination},
-		CheckScope:  Method[ScopeRequest, Verdict]{"CheckScope", maxVerdict},
-		MakeSecrets: Method[SpecRequest, Secrets]{"MakeSecrets", maxSecrets},
-		Open:        Method[OpenRequest, Verdict]{"Open", maxVerdict},
-		Close:       Method[HandleRequest, Verdict]{"Close", maxVerdict},
-		Mint:        Method[LeaseRequest, Minted]{"Mint", maxMinted},
-		Withdraw:    Method[LeasesRequest, Withdrawn]{"Withdraw", maxWithdrawn},
-		Extend:      Method[LeaseRequest, Verdict]{"Extend", maxVerdict},
-		Check:       Method[HandleRequest, Findings]{"Check", maxFindings},
-		List:        Method[HandleRequest, Listed]{"List", MaxMessage},
-		Fence:       Method[HandleRequest, Verdict]{"Fence", maxVerdict},
-		Sweep:       Method[HandleRequest, Verdict]{"Sweep", maxVerdict},
-		Publish:     Method[HandleRequest, Published]{"Publish", maxPublished},
+		Describe:    Method[Nothing, Manifest]{"Describe", maxVerdict, fewValues},
+		Examine:     Method[SpecRequest, Examination]{"Examine", maxExamination, examinationValues},
+		CheckScope:  Method[ScopeRequest, Verdict]{"CheckScope", maxVerdict, fewValues},
+		MakeSecrets: Method[SpecRequest, Secrets]{"MakeSecrets", maxSecrets, fewValues},
+		Open:        Method[OpenRequest, Verdict]{"Open", maxVerdict, fewValues},
+		Close:       Method[HandleRequest, Verdict]{"Close", maxVerdict, fewValues},
+		Mint:        Method[LeaseRequest, Minted]{"Mint", maxMinted, fewValues},
+		Withdraw:    Method[LeasesRequest, Withdrawn]{"Withdraw", maxWithdrawn, withdrawnValues},
+		Extend:      Method[LeaseRequest, Verdict]{"Extend", maxVerdict, fewValues},
+		Check:       Method[HandleRequest, Findings]{"Check", maxFindings, fewValues},
+		List:        Method[HandleRequest, Listed]{"List", MaxMessage, listedValues},
+		Fence:       Method[HandleRequest, Verdict]{"Fence", maxVerdict, fewValues},
+		Sweep:       Method[HandleRequest, Verdict]{"Sweep", maxVerdict, fewValues},
+		Publish:     Method[HandleRequest, Published]{"Publish", maxPublished, fewValues},
+		Revoked:     Method[RevokedRequest, Published]{"Revoked", MaxMessage, fewValues},
 	}
 }
 
@@ -189,7 +216,7 @@ func Register(g grpc.ServiceRegistrar, s Server) {
 			m.MakeSecrets.desc(Server.MakeSecrets), m.Open.desc(Server.Open), m.Close.desc(Server.Close),
 			m.Mint.desc(Server.Mint), m.Withdraw.desc(Server.Withdraw), m.Extend.desc(Server.Extend),
 			m.Check.desc(Server.Check), m.List.desc(Server.List), m.Fence.desc(Server.Fence),
-			m.Sweep.desc(Server.Sweep), m.Publish.desc(Server.Publish),
+			m.Sweep.desc(Server.Sweep), m.Publish.desc(Server.Publish), m.Revoked.desc(Server.Revoked),
 		},
 	}, s)
 }

@@ -1,12 +1,16 @@
 package protocol_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/plugins/protocol"
@@ -34,6 +38,7 @@ func TestGoldenMessages(t *testing.T) {
 		{protocol.Examination{Problem: "p", MaxTTL: time.Second, Roles: []protocol.Role{{Suffix: "s", DefaultTTL: 1, MaxTTL: 2}}, RolesProblem: "q"}, `{"problem":"p","max_ttl":1000000000,"roles":[{"suffix":"s","scope":null,"default_ttl":1,"max_ttl":2}],"roles_problem":"q"}`},
 		{protocol.Listed{Found: []protocol.Found{{Name: "n", LeaseID: "l", Generation: 1}}}, `{"found":[{"name":"n","lease_id":"l","generation":1}]}`},
 		{protocol.Verdict{}, `{}`},
+		{protocol.RevokedRequest{Handle: 1, Withdrawn: []protocol.Ending{{ID: "id", NotAfter: at}}}, `{"handle":1,"withdrawn":[{"id":"id","not_after":"2026-11-22T10:00:00.000000005Z"}]}`},
 	} {
 		got, err := json.Marshal(c.message)
 		if err != nil || string(got) != c.want {
@@ -70,6 +75,49 @@ func TestLeaseTravelsWhole(t *testing.T) {
 	back = protocol.Lease{}
 	if err := json.Unmarshal(body, &back); err != nil || back.Decode().PublicKey != nil {
 		t.Errorf("no key became %q, %v", back.Decode().PublicKey, err)
+	}
+}
+
+// answering is a connection on which every call is answered with the same bytes.
+type answering struct {
+	grpc.ClientConnInterface
+	body []byte
+}
+
+func (a answering) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
+	reply.(*wrapperspb.BytesValue).Value = a.body
+	return nil
+}
+
+// TestHazard6SmallAnswersStaySmall: three bytes of an answer are many more once they
+// are decoded, so values are counted too.
+func TestHazard6SmallAnswersStaySmall(t *testing.T) {
+	empty := []byte(`{"found":[{}` + strings.Repeat(",{}", protocol.MaxMessage/3-16) + `]}`)
+	if a, err := protocol.All().List.Call(t.Context(), answering{body: empty}, protocol.HandleRequest{}); err == nil || len(a.Found) > 0 {
+		t.Errorf("%d empty things are taken: %v", len(a.Found), err)
+	}
+	fields := []byte(`{"public":{"a":""` + strings.Repeat(`,"a":""`, 100_000) + `}}`)
+	if _, err := protocol.All().Mint.Call(t.Context(), answering{body: fields}, protocol.LeaseRequest{}); err == nil {
+		t.Error("100,000 fields are taken")
+	}
+	var most protocol.Listed
+	for n := range 100_000 {
+		most.Found = append(most.Found, protocol.Found{Name: fmt.Sprintf("mf-%026d", n), LeaseID: strings.Repeat(`\",{`, 8), Generation: 2})
+	}
+	body, err := json.Marshal(most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := protocol.All().List.Call(t.Context(), answering{body: body}, protocol.HandleRequest{}); err != nil || len(a.Found) != len(most.Found) {
+		t.Errorf("of the longest list there are %d: %v", len(a.Found), err)
+	}
+	full := protocol.Withdrawn{}
+	for range 256 {
+		full.Outcomes = append(full.Outcomes, protocol.Outcome{Receipt: &issuers.Receipt{Proof: "absent", Detail: "d", SessionsEnded: 1, OwnedDropped: 1}})
+	}
+	body, _ = json.Marshal(full)
+	if a, err := protocol.All().Withdraw.Call(t.Context(), answering{body: body}, protocol.LeasesRequest{}); err != nil || len(a.Outcomes) != 256 {
+		t.Errorf("of the largest batch there are %d: %v", len(a.Outcomes), err)
 	}
 }
 

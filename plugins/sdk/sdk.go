@@ -10,14 +10,13 @@
 package sdk
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
 	"slices"
-
-	"context"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -41,6 +40,10 @@ const maxStreams = 1024
 func Serve(kind issuers.Kind, issuer issuers.Issuer) {
 	// go-plugin takes os.Stderr over; what is logged goes the direct way.
 	log := newLogger(os.Stderr)
+	hideMemory()
+	for _, what := range unserved(kind, issuer) {
+		log.Warn("nodes do not ask plugins for this interface of package issuers; it is never used", "interface", what)
+	}
 	s, err := newServer(kind, issuer, log)
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
@@ -57,6 +60,26 @@ func Serve(kind issuers.Kind, issuer issuers.Issuer) {
 		},
 	})
 	s.closeAll()
+}
+
+// unserved are the optional interfaces that exist in the broker's own process alone.
+func unserved(kind issuers.Kind, issuer issuers.Issuer) (out []string) {
+	add := func(what string, has bool) {
+		if has {
+			out = append(out, what)
+		}
+	}
+	_, sometimes := kind.(issuers.SometimesRevocable)
+	add("SometimesRevocable", sometimes)
+	_, turner := kind.(issuers.KeyTurner)
+	add("KeyTurner", turner)
+	_, rotator := issuer.(issuers.Rotator)
+	add("Rotator", rotator)
+	_, holder := kind.(issuers.AdminHolder)
+	add("AdminHolder", holder)
+	_, presenter := issuer.(issuers.Presenter)
+	add("Presenter", presenter)
+	return out
 }
 
 // newLogger writes what the node makes log lines of: a level, which it reads, and text.

@@ -266,3 +266,19 @@ func (s *server) Publish(ctx context.Context, q protocol.HandleRequest) (protoco
 	docs, err := p.Publish(ctx)
 	return protocol.Published{Documents: docs, Error: protocol.EncodeError(err)}, nil
 }
+
+// Revoked implements [protocol.Server].
+func (s *server) Revoked(ctx context.Context, q protocol.RevokedRequest) (protocol.Published, error) {
+	p, fail := able[issuers.RevocationPublisher](s, q.Handle)
+	if fail != nil {
+		return protocol.Published{Error: fail}, nil
+	}
+	docs, err := p.PublishRevoked(ctx, func(yield func(issuers.Lease) bool) {
+		for _, l := range q.Withdrawn {
+			if !yield(issuers.Lease{ID: l.ID, NotAfter: l.NotAfter}) {
+				return
+			}
+		}
+	})
+	return protocol.Published{Documents: docs, Error: protocol.EncodeError(err)}, nil
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +57,54 @@ func TestManifestSaysWhatTheTypesCan(t *testing.T) {
 	if _, err := manifest(plain{name: usual}, nil); err == nil {
 		t.Error("a kind without an issuer is served")
 	}
+}
+
+// sometimes is a kind with an ability that only the broker's own kinds have.
+type sometimes struct{ plain }
+
+func (sometimes) RevocableOn(json.RawMessage) bool { return true }
+
+// TestUnservedIsSaid: an author would wait in vain for it to be used.
+func TestUnservedIsSaid(t *testing.T) {
+	if got := unserved(sometimes{}, &least{}); !slices.Equal(got, []string{"SometimesRevocable"}) {
+		t.Errorf("unserved: %v", got)
+	}
+	if got := unserved(plain{}, &more{}); len(got) > 0 {
+		t.Errorf("unserved: %v", got)
+	}
+}
+
+// TestRevokedCarriesEveryLease: a list that lacks one would revive it.
+func TestRevokedCarriesEveryLease(t *testing.T) {
+	s, err := newServer(plain{name: usual, opens: &revoker{}}, &revoker{}, newLogger(&bytes.Buffer{}))
+	if err != nil || !s.manifest.Can(protocol.AbleRevoked) {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if _, err := s.Open(t.Context(), protocol.OpenRequest{Handle: 1}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := s.Revoked(t.Context(), protocol.RevokedRequest{Handle: 1, Withdrawn: []protocol.Ending{{ID: "a"}, {ID: "b"}}})
+	if err != nil || a.Error != nil || string(a.Documents["krl"]) != "a b " {
+		t.Errorf("%+v, %v", a, err)
+	}
+	a, err = s.Revoked(t.Context(), protocol.RevokedRequest{Handle: 1, Withdrawn: []protocol.Ending{{ID: "unreadable"}}})
+	if err != nil || a.Error == nil {
+		t.Errorf("a list that cannot be made: %+v, %v", a, err)
+	}
+}
+
+// revoker names what was withdrawn.
+type revoker struct{ least }
+
+func (*revoker) PublishRevoked(_ context.Context, withdrawn iter.Seq[issuers.Lease]) (map[string][]byte, error) {
+	text := ""
+	for l := range withdrawn {
+		if l.ID == "unreadable" {
+			return nil, errors.New("no")
+		}
+		text += l.ID + " "
+	}
+	return map[string][]byte{"krl": []byte(text)}, nil
 }
 
 // TestOpenNoticesAForgottenAbility: an issuer that can more than Serve was told

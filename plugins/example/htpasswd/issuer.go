@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,8 @@ var (
 	_ issuers.Extender = (*Issuer)(nil)
 	_ issuers.Checker  = (*Issuer)(nil)
 	_ issuers.Lister   = (*Issuer)(nil)
+
+	_ issuers.RevocationPublisher = (*Issuer)(nil)
 )
 
 func failed(kind issuers.ErrorKind, format string, args ...any) *issuers.Error {
@@ -241,6 +244,18 @@ func (i *Issuer) List(ctx context.Context) ([]issuers.Found, error) {
 		return nil
 	})
 	return out, err
+}
+
+// PublishRevoked implements [issuers.RevocationPublisher]: "ended" has the names of
+// what was withdrawn, a line each. It is for whoever works with a copy of a password
+// file, and takes a new copy only now and then.
+func (*Issuer) PublishRevoked(_ context.Context, withdrawn iter.Seq[issuers.Lease]) (map[string][]byte, error) {
+	var names []string
+	for l := range withdrawn {
+		names = append(names, (Kind{}).CredentialName(l.ID, l.Generation)+"\n")
+	}
+	slices.Sort(names)
+	return map[string][]byte{"ended": []byte(strings.Join(names, ""))}, nil
 }
 
 // Check implements [issuers.Checker].

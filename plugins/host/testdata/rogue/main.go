@@ -7,9 +7,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,8 +26,36 @@ import (
 
 var name = strings.TrimPrefix(filepath.Base(os.Args[0]), "mayfly-plugin-")
 
+// leftBehind is the name of a child that a plugin leaves behind.
+const leftBehind = "left-behind-by-"
+
+// leave starts a child in a session of its own, which holds the plugin's outputs.
+func leave() {
+	c := exec.Command("/proc/self/exe")
+	c.Args = []string{leftBehind + name}
+	c.Stdout, c.Stderr, c.SysProcAttr = os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}
+	if err := c.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "nothing is left behind:", err)
+	}
+}
+
 func main() {
+	if strings.HasPrefix(os.Args[0], leftBehind) {
+		time.Sleep(time.Minute)
+		return
+	}
 	switch name {
+	case "orphan":
+		leave()
+	case "leaves-its-pipes":
+		leave()
+		os.Exit(3)
+	case "litters":
+		_ = os.Chdir(os.Getenv("PLUGIN_UNIX_SOCKET_DIR"))
+		for range 100 {
+			_, _ = os.Mkdir("d", 0o700), os.Chdir("d")
+		}
+		_ = os.Chdir("/")
 	case "crashes-at-start":
 		os.Exit(3)
 	case "listens-elsewhere":
@@ -49,7 +80,7 @@ func serve(version int) {
 		VersionedPlugins: map[int]plugin.PluginSet{version: {protocol.Part: &part{}}},
 		Logger:           hclog.NewNullLogger(),
 		GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(o, grpc.MaxRecvMsgSize(32<<20))...)
+			return grpc.NewServer(append(o, grpc.MaxRecvMsgSize(32<<20), grpc.MaxConcurrentStreams(1024))...)
 		},
 	})
 }
@@ -86,6 +117,14 @@ func (r *rogue) Describe(context.Context, protocol.Nothing) (protocol.Manifest, 
 		m.Name = "postgres"
 	case "names-others":
 		m.CredentialName = "root"
+	case "tells-another-story":
+		note := filepath.Join(os.TempDir(), "rogue-"+generation())
+		if _, err := os.Stat(note); err == nil {
+			m.Abilities = m.Abilities[:1]
+		}
+		_ = os.WriteFile(note, nil, 0o600)
+	case "revokes":
+		m.Abilities = append(m.Abilities, protocol.AbleRevoked)
 	case "renames":
 		if strings.HasPrefix(generation(), "2") {
 			m.CredentialName = "other-{lease}"
@@ -95,14 +134,14 @@ func (r *rogue) Describe(context.Context, protocol.Nothing) (protocol.Manifest, 
 }
 
 // generation is what the test has appended to this file.
-func generation() string {
+var generation = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return ""
 	}
 	_, g, _ := strings.Cut(string(b[max(0, len(b)-32):]), "generation ")
 	return g
-}
+})
 
 func (r *rogue) Examine(_ context.Context, q protocol.SpecRequest) (protocol.Examination, error) {
 	switch fault(q.Spec) {
@@ -136,14 +175,16 @@ func (r *rogue) Close(context.Context, protocol.HandleRequest) (protocol.Verdict
 func (r *rogue) Mint(ctx context.Context, q protocol.LeaseRequest) (protocol.Minted, error) {
 	good := protocol.Minted{Public: map[string]string{"username": q.Lease.Name, "generation": generation() + "."}, Secret: map[string][]byte{"password": []byte("sixteen bytes or more")}}
 	target := r.open[q.Handle]
+	if variable, ok := strings.CutPrefix(r.fault(q.Handle), "sets "); ok && !strings.Contains(variable, " ") {
+		good.Env = map[string]string{variable: "username"}
+	}
 	switch r.fault(q.Handle) {
 	case "crashes":
 		os.Exit(7)
 	case "hangs":
 		time.Sleep(time.Hour)
-	case "stops":
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
-		time.Sleep(time.Hour)
+	case "leaves a child":
+		leave()
 	case "eats memory":
 		var all [][]byte
 		for {
@@ -178,8 +219,6 @@ func (r *rogue) Mint(ctx context.Context, q protocol.LeaseRequest) (protocol.Min
 		return protocol.Minted{}, nil
 	case "has control characters":
 		good.Public["host"] = "a\x1b]0;owned\x07"
-	case "sets LD_PRELOAD":
-		good.Env = map[string]string{"LD_PRELOAD": "username"}
 	case "sets a variable of no field":
 		good.Env = map[string]string{"PGUSER": "nobody"}
 	case "has a field with a strange name":
@@ -224,6 +263,8 @@ func (r *rogue) Withdraw(_ context.Context, q protocol.LeasesRequest) (protocol.
 		receipt.Detail = " "
 	case "ends minus one session":
 		receipt.SessionsEnded = -1
+	case "ends more sessions than there are":
+		receipt.SessionsEnded = math.MaxInt
 	case "forges lines":
 		receipt.Detail = "gone\nlevel=INFO forged"
 	case "crashes":
@@ -240,6 +281,8 @@ func (r *rogue) List(_ context.Context, q protocol.HandleRequest) (protocol.List
 	switch r.fault(q.Handle) {
 	case "lists control characters":
 		return protocol.Listed{Found: []protocol.Found{{Name: "a\nb"}}}, nil
+	case "lists one twice":
+		return protocol.Listed{Found: []protocol.Found{{Name: "mf-a"}, {Name: "mf-a"}}}, nil
 	case "lists for ever":
 		return protocol.Listed{Found: make([]protocol.Found, 2_000_000)}, nil
 	}
@@ -261,8 +304,23 @@ func (r *rogue) Publish(_ context.Context, q protocol.HandleRequest) (protocol.P
 	return protocol.Published{Documents: map[string][]byte{"../passwd": nil}}, nil
 }
 
+// Revoked names what it was told, unless it hangs.
+func (r *rogue) Revoked(_ context.Context, q protocol.RevokedRequest) (protocol.Published, error) {
+	switch r.fault(q.Handle) {
+	case "hangs":
+		time.Sleep(time.Hour)
+	case "publishes too much":
+		return protocol.Published{Documents: map[string][]byte{"krl": make([]byte, 9<<20)}}, nil
+	}
+	var names []string
+	for _, l := range q.Withdrawn {
+		names = append(names, l.ID+" until "+l.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return protocol.Published{Documents: map[string][]byte{"krl": []byte(strings.Join(names, "\n"))}}, nil
+}
+
 // Check says how the process finds itself.
-func (r *rogue) Check(context.Context, protocol.HandleRequest) (protocol.Findings, error) {
+func (r *rogue) Check(_ context.Context, q protocol.HandleRequest) (protocol.Findings, error) {
 	say := func(name, detail string) issuers.Finding {
 		return issuers.Finding{Name: name, OK: true, Detail: detail}
 	}
@@ -279,6 +337,8 @@ func (r *rogue) Check(context.Context, protocol.HandleRequest) (protocol.Finding
 		to, _ := os.Readlink("/proc/self/fd/" + fd.Name())
 		open = append(open, fd.Name()+"="+to)
 	}
+	score, _ := os.ReadFile("/proc/self/oom_score_adj")
+	out = append(out, say("oom", strings.TrimSpace(string(score))))
 	out = append(out, say("fds", strings.Join(open, " ")))
 	exe, _ := os.Readlink("/proc/self/exe")
 	dir, _ := os.Getwd()
@@ -299,7 +359,12 @@ func (r *rogue) Check(context.Context, protocol.HandleRequest) (protocol.Finding
 			}
 		}
 	}
+	// In a PID namespace of its own it has none; but what the node's number is, it may
+	// guess, and the test says so.
 	parent := os.Getppid()
+	if text := string(r.open[q.Handle].Secrets["node"]); text != "" {
+		_, _ = fmt.Sscan(text, &parent)
+	}
 	for _, f := range []string{"mem", "environ", "maps"} {
 		h, err := os.Open(fmt.Sprintf("/proc/%d/%s", parent, f))
 		if err == nil {

@@ -431,7 +431,7 @@ var keyTurns = map[string]issuers.KeyTurn{ledger.KeyPublished: issuers.KeyPublis
 // turnKeys takes a target's signing keys one step on.
 func (e *Engine) turnKeys(ctx context.Context, t turn, step string) error {
 	turner, _ := t.turnsKeys()
-	changed, err := turner.TurnKeys(t.rest, t.secrets, keyTurns[step])
+	changed, err := turner.TurnKeys(ctx, t.rest, t.secrets, keyTurns[step])
 	if err != nil {
 		return err
 	}

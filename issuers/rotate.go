@@ -79,11 +79,11 @@ type KeyTurner interface {
 	// out stays as it is. It is pure but for the new key's randomness, except where
 	// verifiers do not fetch keys but are told of them: there KeyUse has them take
 	// the new key, and KeyRetire give up the old one, and each returns only when they
-	// did, or within half a minute an error. What KeyUse puts there stands in the
+	// did, or an error when ctx ends or half a minute is over. What KeyUse puts there stands in the
 	// secrets already, and a step that is taken again, by whomever, does no harm.
 	// A step that does not fit the secrets (a second KeyPublish, a KeyUse before it)
 	// is an error that quotes none of them.
-	TurnKeys(spec json.RawMessage, secrets map[string]secret.Text, turn KeyTurn) (map[string]secret.Text, error)
+	TurnKeys(ctx context.Context, spec json.RawMessage, secrets map[string]secret.Text, turn KeyTurn) (map[string]secret.Text, error)
 
 	// KeyTimes returns how long a new key is to be published before it signs, and
 	// how long the old one is honoured after that: at least the longest life of what

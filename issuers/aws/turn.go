@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (Kind) TurnsKeysOn(raw json.RawMessage) error {
 }
 
 // TurnKeys implements [issuers.KeyTurner].
-func (k Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
+func (k Kind) TurnKeys(_ context.Context, raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
 	if err := k.TurnsKeysOn(raw); err != nil {
 		return nil, fmt.Errorf("aws: %w", err)
 	}

@@ -161,7 +161,7 @@ func TestMinIOFollowsARotation(t *testing.T) {
 	})
 	for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse, issuers.KeyRetire} {
 		before := is
-		if tg.Secrets, err = (aws.Kind{}).TurnKeys(tg.Spec, tg.Secrets, step); err != nil {
+		if tg.Secrets, err = (aws.Kind{}).TurnKeys(t.Context(), tg.Spec, tg.Secrets, step); err != nil {
 			t.Fatal(err)
 		}
 		is = publish()

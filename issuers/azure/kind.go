@@ -9,6 +9,7 @@
 package azure
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -93,7 +94,7 @@ func (Kind) MakeSecrets(json.RawMessage) (map[string]secret.Text, error) {
 }
 
 // TurnKeys implements [issuers.KeyTurner].
-func (Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
+func (Kind) TurnKeys(_ context.Context, raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
 	if _, err := parseSpec(raw); err != nil {
 		return nil, err
 	}

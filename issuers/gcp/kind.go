@@ -8,6 +8,7 @@
 package gcp
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -92,7 +93,7 @@ func (Kind) MakeSecrets(json.RawMessage) (map[string]secret.Text, error) {
 }
 
 // TurnKeys implements [issuers.KeyTurner].
-func (Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
+func (Kind) TurnKeys(_ context.Context, raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
 	if _, err := parseSpec(raw); err != nil {
 		return nil, err
 	}

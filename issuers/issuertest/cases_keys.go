@@ -35,7 +35,7 @@ type turning struct {
 func (k *turning) turn(t *testing.T, step issuers.KeyTurn) {
 	t.Helper()
 	before := maps.Clone(k.secrets)
-	changed, err := k.turner.TurnKeys(k.Target.Spec, k.secrets, step)
+	changed, err := k.turner.TurnKeys(t.Context(), k.Target.Spec, k.secrets, step)
 	if err != nil {
 		t.Fatalf("TurnKeys step %d: %v", step, err)
 	}
@@ -56,7 +56,7 @@ func (k *turning) turn(t *testing.T, step issuers.KeyTurn) {
 func (k *turning) mustNotFit(t *testing.T, steps ...issuers.KeyTurn) {
 	t.Helper()
 	for _, step := range steps {
-		changed, err := k.turner.TurnKeys(k.Target.Spec, k.secrets, step)
+		changed, err := k.turner.TurnKeys(t.Context(), k.Target.Spec, k.secrets, step)
 		k.said.sayError(err)
 		if err == nil || changed != nil {
 			t.Fatalf("TurnKeys takes step %d out of order", step)
@@ -125,7 +125,7 @@ func testKeysTurn(t *testing.T, s *suite) {
 	}
 	if none != nil {
 		for step := issuers.KeyPublish; step <= issuers.KeyRetire; step++ {
-			if _, err := turner.TurnKeys(s.Target.Spec, s.Target.Secrets, step); err == nil {
+			if _, err := turner.TurnKeys(t.Context(), s.Target.Spec, s.Target.Secrets, step); err == nil {
 				t.Errorf("TurnKeys takes step %d on a target that has no keys to turn: %v", step, none)
 			}
 		}
@@ -228,7 +228,7 @@ func testTurnGarbage(t *testing.T, s *suite) {
 		for _, bad := range []secret.Text{garbage, {}} {
 			secrets[name] = bad
 			for step := issuers.KeyPublish; step <= issuers.KeyRetire; step++ {
-				_, err := turner.TurnKeys(s.Target.Spec, secrets, step)
+				_, err := turner.TurnKeys(t.Context(), s.Target.Spec, secrets, step)
 				s.said.sayError(err)
 				if err == nil {
 					t.Errorf("TurnKeys step %d takes a %s that is garbage", step, name)
@@ -236,7 +236,7 @@ func testTurnGarbage(t *testing.T, s *suite) {
 			}
 		}
 	}
-	if _, err := turner.TurnKeys(json.RawMessage(`{"no_such_key":1}`), s.Target.Secrets, issuers.KeyPublish); err == nil {
+	if _, err := turner.TurnKeys(t.Context(), json.RawMessage(`{"no_such_key":1}`), s.Target.Secrets, issuers.KeyPublish); err == nil {
 		t.Error("TurnKeys takes a spec that CheckSpec refuses")
 	}
 }

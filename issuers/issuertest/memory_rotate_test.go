@@ -206,7 +206,7 @@ func (k kind) KeyTimes(json.RawMessage) (publish, honour time.Duration) {
 	return time.Minute, time.Hour + time.Minute
 }
 
-func (k kind) TurnKeys(spec json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
+func (k kind) TurnKeys(_ context.Context, spec json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
 	text, phase, ok := strings.Cut(secrets[keysSecret].Reveal(), " ")
 	keys := strings.Split(text, ",")
 	if err := k.CheckSpec(spec); err != nil || !ok {

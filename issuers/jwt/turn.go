@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (Kind) KeyTimes(raw json.RawMessage) (publish, honour time.Duration) {
 }
 
 // TurnKeys implements [issuers.KeyTurner].
-func (Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
+func (Kind) TurnKeys(_ context.Context, raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
 	sp, err := parseSpec(raw)
 	if err != nil {
 		return nil, fmt.Errorf("jwt: %w", err)

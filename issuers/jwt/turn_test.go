@@ -53,7 +53,7 @@ func TestRotationChangesTheAlgorithm(t *testing.T) {
 		keys int
 	}{{issuers.KeyPublish, jose.ES256, 2}, {issuers.KeyUse, jose.EdDSA, 2}, {issuers.KeyRetire, jose.EdDSA, 1}} {
 		var err error
-		if target.Secrets, err = (jwt.Kind{}).TurnKeys(target.Spec, target.Secrets, c.step); err != nil {
+		if target.Secrets, err = (jwt.Kind{}).TurnKeys(t.Context(), target.Spec, target.Secrets, c.step); err != nil {
 			t.Fatal(err)
 		}
 		i := mustOpen(t, target)
@@ -75,11 +75,11 @@ func TestKeysPutThereByHandCanBeRetired(t *testing.T) {
 	text := strings.TrimSuffix(one.Secrets[jwt.SecretKeys].Reveal(), "]}") + "," + strings.TrimPrefix(other.Secrets[jwt.SecretKeys].Reveal(), `{"keys":[`)
 	secrets := map[string]secret.Text{jwt.SecretKeys: secret.New(text)}
 	for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse} {
-		if _, err := (jwt.Kind{}).TurnKeys(one.Spec, secrets, step); err == nil {
+		if _, err := (jwt.Kind{}).TurnKeys(t.Context(), one.Spec, secrets, step); err == nil {
 			t.Errorf("step %d is taken from two keys of no phase", step)
 		}
 	}
-	out, err := jwt.Kind{}.TurnKeys(one.Spec, secrets, issuers.KeyRetire)
+	out, err := jwt.Kind{}.TurnKeys(t.Context(), one.Spec, secrets, issuers.KeyRetire)
 	if err != nil || !out[jwt.SecretKeys].Equal(one.Secrets[jwt.SecretKeys]) {
 		t.Errorf("retiring the key that does not sign: %v", err)
 	}

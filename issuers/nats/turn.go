@@ -208,7 +208,7 @@ func turnsKeys(sp spec) error {
 // TurnKeys implements [issuers.KeyTurner]. Before the new key signs, and before the
 // old one is forgotten, the account is changed on the servers. Both are tried again
 // by whoever comes after a crash: what stands there already is not pushed again.
-func (k Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, step issuers.KeyTurn) (map[string]secret.Text, error) {
+func (k Kind) TurnKeys(ctx context.Context, raw json.RawMessage, secrets map[string]secret.Text, step issuers.KeyTurn) (map[string]secret.Text, error) {
 	if err := k.TurnsKeysOn(raw); err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
@@ -225,7 +225,7 @@ func (k Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, step
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	if err := is.tell(next, step); err != nil {
+	if err := is.tell(ctx, next, step); err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
 	text, err := json.Marshal(next)
@@ -236,7 +236,7 @@ func (k Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, step
 }
 
 // tell has the servers take a step, and proves by a login that they did.
-func (is *Issuer) tell(next ring, step issuers.KeyTurn) error {
+func (is *Issuer) tell(ctx context.Context, next ring, step issuers.KeyTurn) error {
 	if step == issuers.KeyPublish {
 		return is.turnsThisKey()
 	}
@@ -248,7 +248,7 @@ func (is *Issuer) tell(next ring, step issuers.KeyTurn) error {
 	if err != nil {
 		return errors.New("a signing key has no public key")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), tellTime)
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
 	var old []string
 	if step == issuers.KeyRetire {

@@ -135,7 +135,7 @@ func (b *book) leader() *nats.Issuer {
 // turn takes one step, and the next leader opens the target by what came of it.
 func (b *book) turn(step issuers.KeyTurn) {
 	b.t.Helper()
-	changed, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, step)
+	changed, err := nats.Kind{}.TurnKeys(b.t.Context(), b.raw(), b.secrets, step)
 	if err != nil {
 		b.t.Fatalf("step %d: %v", step, err)
 	}
@@ -271,7 +271,7 @@ func (b *book) killedAt(t *testing.T, step issuers.KeyTurn, n int) bool {
 	t.Helper()
 	p := newFragile(t, b.server.Address(), n)
 	defer p.die()
-	_, err := nats.Kind{}.TurnKeys(b.elsewhere(p.Addr().String()), b.secrets, step)
+	_, err := nats.Kind{}.TurnKeys(t.Context(), b.elsewhere(p.Addr().String()), b.secrets, step)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if (err != nil) != p.died {

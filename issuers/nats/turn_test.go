@@ -320,7 +320,7 @@ func TestRotationSaysWhatIsMissing(t *testing.T) {
 	}
 	turns := func(f *fixture, steps ...issuers.KeyTurn) error {
 		for _, step := range steps {
-			changed, err := nats.Kind{}.TurnKeys(f.raw(), f.secrets, step)
+			changed, err := nats.Kind{}.TurnKeys(t.Context(), f.raw(), f.secrets, step)
 			if err != nil {
 				return err
 			}
@@ -403,7 +403,7 @@ func TestRotationOnAServerThatHangs(t *testing.T) {
 	b.turn(issuers.KeyPublish)
 	freeze(t, s)
 	start := time.Now()
-	_, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+	_, err := nats.Kind{}.TurnKeys(t.Context(), b.raw(), b.secrets, issuers.KeyUse)
 	wantKind(t, err, issuers.Unreachable)
 	if took := time.Since(start); took > 40*time.Second {
 		t.Errorf("that took %s", took)
@@ -424,14 +424,14 @@ func TestRotationRestsOnEveryServersMemory(t *testing.T) {
 	b.turn(issuers.KeyPublish)
 	// It has not loaded the account yet, and cannot say what it knows of it.
 	b.spec["addresses"] = []string{servers[2].Address()}
-	_, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+	_, err := nats.Kind{}.TurnKeys(t.Context(), b.raw(), b.secrets, issuers.KeyUse)
 	wantKind(t, err, issuers.Refused)
 	delete(b.spec, "addresses")
 	c := b.mustLogIn("told in vain")
 	if err := other.use(t.Context(), c); err != nil {
 		t.Errorf("the server that was not told: %v", err)
 	}
-	_, err = nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+	_, err = nats.Kind{}.TurnKeys(t.Context(), b.raw(), b.secrets, issuers.KeyUse)
 	wantKind(t, err, issuers.Unknown)
 	if err := other.use(t.Context(), b.mustLogIn("told in vain once more")); err != nil {
 		t.Errorf("the server that was not told: %v", err)
@@ -449,12 +449,12 @@ func TestRotationRestsOnALogin(t *testing.T) {
 	}
 	only := f.as(b.mustLogIn("before"))
 	b.turn(issuers.KeyPublish)
-	if _, err := (nats.Kind{}).TurnKeys(b.raw(), b.secrets, issuers.KeyUse); err == nil || !strings.Contains(err.Error(), "cannot log in") {
+	if _, err := (nats.Kind{}).TurnKeys(t.Context(), b.raw(), b.secrets, issuers.KeyUse); err == nil || !strings.Contains(err.Error(), "cannot log in") {
 		t.Fatalf("the key is used unproven: %v", err)
 	}
 	only.Close()
 	eventually(t, "there is room for a login", func() bool {
-		_, err := nats.Kind{}.TurnKeys(b.raw(), b.secrets, issuers.KeyUse)
+		_, err := nats.Kind{}.TurnKeys(t.Context(), b.raw(), b.secrets, issuers.KeyUse)
 		return err == nil
 	})
 }

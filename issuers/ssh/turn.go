@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -32,7 +33,7 @@ func (Kind) KeyTimes(raw json.RawMessage) (publish, honour time.Duration) {
 }
 
 // TurnKeys implements [issuers.KeyTurner].
-func (Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
+func (Kind) TurnKeys(_ context.Context, raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
 	sp, err := parseSpec(raw)
 	if err != nil {
 		return nil, fmt.Errorf("ssh: %w", err)

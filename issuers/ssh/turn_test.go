@@ -41,7 +41,7 @@ func TestRotationChangesTheAlgorithm(t *testing.T) {
 		signed string
 		keys   int
 	}{{issuers.KeyPublish, xssh.KeyAlgoED25519, 2}, {issuers.KeyUse, xssh.KeyAlgoECDSA256, 2}, {issuers.KeyRetire, xssh.KeyAlgoECDSA256, 1}} {
-		if target.Secrets, err = (ssh.Kind{}).TurnKeys(target.Spec, target.Secrets, c.step); err != nil {
+		if target.Secrets, err = (ssh.Kind{}).TurnKeys(t.Context(), target.Spec, target.Secrets, c.step); err != nil {
 			t.Fatal(err)
 		}
 		i := mustOpen(t, target)
@@ -62,11 +62,11 @@ func TestKeysPutThereByHandCanBeRetired(t *testing.T) {
 	one, other := newTarget(t, `{}`), newTarget(t, `{}`)
 	secrets := map[string]secret.Text{ssh.SecretKey: secret.New(one.Secrets[ssh.SecretKey].Reveal() + other.Secrets[ssh.SecretKey].Reveal())}
 	for _, step := range []issuers.KeyTurn{issuers.KeyPublish, issuers.KeyUse} {
-		if _, err := (ssh.Kind{}).TurnKeys(one.Spec, secrets, step); err == nil {
+		if _, err := (ssh.Kind{}).TurnKeys(t.Context(), one.Spec, secrets, step); err == nil {
 			t.Errorf("step %d is taken from two keys of no phase", step)
 		}
 	}
-	out, err := ssh.Kind{}.TurnKeys(one.Spec, secrets, issuers.KeyRetire)
+	out, err := ssh.Kind{}.TurnKeys(t.Context(), one.Spec, secrets, issuers.KeyRetire)
 	if err != nil || !out[ssh.SecretKey].Equal(one.Secrets[ssh.SecretKey]) {
 		t.Errorf("retiring the key that does not sign: %v", err)
 	}

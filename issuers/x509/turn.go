@@ -2,6 +2,7 @@ package x509
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -49,7 +50,7 @@ func (Kind) KeyTimes(raw json.RawMessage) (publish, honour time.Duration) {
 // verifier which knows either accepts what either signs. The certificate by which
 // the new one vouches for the old ends with the rotation: it must not outlive the
 // old key.
-func (Kind) TurnKeys(raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
+func (Kind) TurnKeys(_ context.Context, raw json.RawMessage, secrets map[string]secret.Text, turn issuers.KeyTurn) (map[string]secret.Text, error) {
 	sp, err := parseSpec(raw)
 	if err != nil {
 		return nil, fmt.Errorf("x509: %w", err)

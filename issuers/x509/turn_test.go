@@ -39,7 +39,7 @@ zj0EAwIDSAAwRQIgZ+pja2MjGJvEMmSZ0AlSwVcIceY5ynQKZr+gusIK5JsCIQDu
 func turned(t *testing.T, target issuers.Target, step issuers.KeyTurn) issuers.Target {
 	t.Helper()
 	var err error
-	if target.Secrets, err = (x509.Kind{}).TurnKeys(target.Spec, target.Secrets, step); err != nil {
+	if target.Secrets, err = (x509.Kind{}).TurnKeys(t.Context(), target.Spec, target.Secrets, step); err != nil {
 		t.Fatal(err)
 	}
 	return target
@@ -159,7 +159,7 @@ func TestOldKeyCertifiesNothingAfterTheRotation(t *testing.T) {
 // A CA that stands below another cannot be rotated here: that one alone certifies.
 func TestImportedIntermediateIsNotTurned(t *testing.T) {
 	secrets, _ := imported(t, nil)
-	if _, err := (x509.Kind{}).TurnKeys(json.RawMessage(`{}`), secrets, issuers.KeyPublish); err == nil || !strings.Contains(err.Error(), "was brought") {
+	if _, err := (x509.Kind{}).TurnKeys(t.Context(), json.RawMessage(`{}`), secrets, issuers.KeyPublish); err == nil || !strings.Contains(err.Error(), "was brought") {
 		t.Errorf("%v", err)
 	}
 }

@@ -35,11 +35,13 @@ type Entra struct {
 	// Life is that of the tokens it gives.
 	Life time.Duration
 
-	mu     sync.Mutex
-	keys   jose.JSONWebKeySet
-	asked  []url.Values
-	answer http.HandlerFunc
-	jwts   map[string]string // identity tokens by the oid that was given for them
+	mu      sync.Mutex
+	issuer  string // that the federated credential names
+	subject string
+	keys    jose.JSONWebKeySet
+	asked   []url.Values
+	answer  http.HandlerFunc
+	jwts    map[string]string // identity tokens by the oid that was given for them
 }
 
 // NewEntra starts one under a certificate of ca's.
@@ -48,13 +50,20 @@ func NewEntra(ca *servertest.Authority) (e *Entra, closer func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	e = &Entra{Life: time.Hour, jwts: map[string]string{}}
+	e = &Entra{Life: time.Hour, issuer: Issuer, subject: Subject, jwts: map[string]string{}}
 	srv := httptest.NewUnstartedServer(e)
 	srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.StartTLS()
 	e.URL = srv.URL
 	return e, srv.Close, nil
+}
+
+// SetUp has the federated credential name another issuer, and another subject.
+func (e *Entra) SetUp(issuer, subject string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.issuer, e.subject = issuer, subject
 }
 
 // Trust takes a provider's published keys beside those of before.
@@ -104,6 +113,19 @@ func Refusal(status int, code, description string) http.HandlerFunc {
 	}
 }
 
+// Identities returns the identity tokens for which access tokens were made, whether
+// or not anybody heard of those.
+func (e *Entra) Identities() (out []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, jwt := range e.jwts {
+		if jwt != "" { // a test's own
+			out = append(out, jwt)
+		}
+	}
+	return out
+}
+
 // ServeHTTP implements [http.Handler].
 func (e *Entra) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
@@ -114,7 +136,7 @@ func (e *Entra) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	form := r.PostForm
 	e.mu.Lock()
 	e.asked = append(e.asked, form)
-	other, keys := e.answer, e.keys
+	other, keys, issuer, subject := e.answer, e.keys, e.issuer, e.subject
 	e.mu.Unlock()
 	for name := range form {
 		if !slices.Contains([]string{"client_id", "scope", "client_assertion_type", "client_assertion", "grant_type"}, name) || len(form[name]) != 1 {
@@ -136,7 +158,7 @@ func (e *Entra) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer":
 		Refusal(401, "invalid_client", "AADSTS700027")(w, r)
 	default:
-		if err := Verify(form.Get("client_assertion"), keys); err != nil {
+		if err := verify(form.Get("client_assertion"), keys, issuer, subject); err != nil {
 			Refusal(401, "invalid_client", "AADSTS70021: No matching federated identity record found: "+err.Error())(w, r)
 			return
 		}
@@ -178,6 +200,10 @@ func (e *Entra) Token(resource, identity string) string {
 
 // Verify judges an identity token by a set of keys, as a federated credential does.
 func Verify(token string, keys jose.JSONWebKeySet) error {
+	return verify(token, keys, Issuer, Subject)
+}
+
+func verify(token string, keys jose.JSONWebKeySet, issuer, subject string) error {
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		return fmt.Errorf("the assertion cannot be read: %w", err)
@@ -201,7 +227,7 @@ func Verify(token string, keys jose.JSONWebKeySet) error {
 	switch err := json.Unmarshal(payload, &c); {
 	case err != nil:
 		return err
-	case c.Issuer != Issuer, c.Subject != Subject, c.Audience != "api://AzureADTokenExchange": // compared as they are written
+	case c.Issuer != issuer, c.Subject != subject, c.Audience != "api://AzureADTokenExchange": // compared as they are written
 		return fmt.Errorf("issuer %q, subject %q, audience %q", c.Issuer, c.Subject, c.Audience)
 	case c.IssuedAt > now, c.Expires <= now:
 		return fmt.Errorf("the assertion is from %d to %d; it is %d", c.IssuedAt, c.Expires, now)

@@ -49,6 +49,8 @@ type StandIn struct {
 	URL, CAPEM string
 
 	mu      sync.Mutex
+	issuer  string // that the provider is set up with
+	subject string
 	keys    jose.JSONWebKeySet // that the provider publishes
 	asked   []Asked
 	answers map[string]http.HandlerFunc // by path's end
@@ -86,13 +88,20 @@ func New() (s *StandIn, closer func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s = &StandIn{CAPEM: ca.PEM, answers: map[string]http.HandlerFunc{}, tokens: map[string]issued{}}
+	s = &StandIn{CAPEM: ca.PEM, issuer: Issuer, subject: Subject, answers: map[string]http.HandlerFunc{}, tokens: map[string]issued{}}
 	srv := httptest.NewUnstartedServer(s)
 	srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.StartTLS()
 	s.URL = srv.URL
 	return s, srv.Close, nil
+}
+
+// SetUp has the provider take another issuer's tokens, for another subject.
+func (s *StandIn) SetUp(issuer, subject string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.issuer, s.subject = issuer, subject
 }
 
 // Trust takes the provider's published keys beside those of before, as Google does
@@ -130,6 +139,27 @@ func (s *StandIn) Identity(narrowed string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tokens[narrowed].jwt
+}
+
+// Token is one that was made, whether or not anybody heard of it.
+type Token struct {
+	// Kind is account, for one that may do all that the service account may, or
+	// narrowed.
+	Kind     string
+	Identity string // the identity token that it began with
+	Expires  time.Time
+}
+
+// Made returns the tokens that were made and open something.
+func (s *StandIn) Made() (out []Token) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tokens {
+		if t.kind != "federated" {
+			out = append(out, Token{t.kind, t.jwt, t.expires})
+		}
+	}
+	return out
 }
 
 // ServeHTTP implements [http.Handler].
@@ -228,13 +258,17 @@ func (s *StandIn) exchange(w http.ResponseWriter, r *http.Request, form url.Valu
 // Verify judges an identity token as the provider is set up to.
 func (s *StandIn) Verify(token string) error {
 	s.mu.Lock()
-	keys := s.keys
+	keys, issuer, subject := s.keys, s.issuer, s.subject
 	s.mu.Unlock()
-	return Verify(token, keys)
+	return verify(token, keys, issuer, subject)
 }
 
 // Verify judges an identity token by a set of keys.
 func Verify(token string, keys jose.JSONWebKeySet) error {
+	return verify(token, keys, Issuer, Subject)
+}
+
+func verify(token string, keys jose.JSONWebKeySet, issuer, subject string) error {
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256, jose.RS256})
 	if err != nil {
 		return fmt.Errorf("unable to parse the ID Token: %w", err)
@@ -258,11 +292,11 @@ func Verify(token string, keys jose.JSONWebKeySet) error {
 	switch err := json.Unmarshal(payload, &c); {
 	case err != nil:
 		return err
-	case c.Issuer != Issuer, c.Audience != "https://iam.googleapis.com/"+Provider:
+	case c.Issuer != issuer, c.Audience != "https://iam.googleapis.com/"+Provider:
 		return fmt.Errorf("the issuer %q or the audience %q does not match", c.Issuer, c.Audience)
 	case c.IssuedAt > now, c.Expires <= now, c.Expires-c.IssuedAt > 24*3600:
 		return fmt.Errorf("the ID Token is from %d to %d; it is %d", c.IssuedAt, c.Expires, now)
-	case c.Subject != Subject:
+	case c.Subject != subject:
 		return fmt.Errorf("the given credential is rejected by the attribute condition: %q", c.Subject)
 	}
 	return nil

@@ -100,11 +100,15 @@ func (s *Server) configure() error {
 	if s.dist, err = distPort(); err != nil {
 		return err
 	}
-	tls, err := newAuthority(s.Dir, s.account)
+	ca, err := servertest.NewAuthority()
 	if err != nil {
 		return err
 	}
-	s.CAPEM = tls.pem
+	tls, err := ca.Write(s.account, s.Dir)
+	if err != nil {
+		return err
+	}
+	s.CAPEM = ca.PEM
 	lines := []string{
 		"listeners.tcp.1 = " + s.AMQP, "listeners.ssl.1 = " + s.AMQPTLS,
 		"management.tcp.ip = 127.0.0.1", "management.tcp.port = " + port(s.API),
@@ -113,7 +117,7 @@ func (s *Server) configure() error {
 		"log.file = false", "log.console = true", "log.console.level = warning",
 	}
 	for _, where := range []string{"ssl_options", "management.ssl"} {
-		lines = append(lines, where+".cacertfile = "+tls.ca, where+".certfile = "+tls.cert, where+".keyfile = "+tls.key)
+		lines = append(lines, where+".cacertfile = "+tls.CA, where+".certfile = "+tls.Cert, where+".keyfile = "+tls.Key)
 	}
 	lines = append(lines, "ssl_options.verify = verify_none", "ssl_options.fail_if_no_peer_cert = false")
 	if err := s.account.WriteFile(filepath.Join(s.Dir, "rabbitmq.conf"), []byte(strings.Join(lines, "\n")+"\n")); err != nil {

@@ -70,7 +70,7 @@ type Given struct {
 }
 
 // pause keeps kinds that cost nobody anything from filling the ledger.
-const pause = 200 * time.Millisecond
+const pause = 100 * time.Millisecond
 
 // Kinds are all kinds of target. A further one is a line here and a file like
 // kind_redis.go.
@@ -89,10 +89,10 @@ func Kinds() []Kind {
 		{Name: "gcp", Start: startGoogle, Clients: 3, Shortest: 3 * time.Second, Longest: 8 * time.Second, Patience: 2 * time.Minute, ExpiresOnly: true, Unlisted: true},
 		{Name: "azure", Start: startAzure, Clients: 3, Shortest: 3 * time.Second, Longest: 8 * time.Second, Patience: 2 * time.Minute, ExpiresOnly: true, Unlisted: true},
 		{Name: "github", Start: startGitHub, Clients: 3, Patience: 2 * time.Minute, EndedEarly: 20 * time.Minute, Unlisted: true, Stuck: stuckAtGitHub},
-		{Name: "ssh", Start: startSSHD, Clients: 2, Pause: pause, EndedEarly: time.Hour, Unlisted: true, Apart: true},
-		{Name: "jwt", Start: startTokenVerifier, Clients: 2, Pause: pause, Shortest: 3 * time.Second, ExpiresOnly: true, Unlisted: true, Apart: true},
-		{Name: "x509", Start: startCertVerifier, Clients: 2, Pause: pause, Shortest: 3 * time.Second, ExpiresOnly: true, Unlisted: true, Apart: true},
-		{Name: "kv", Start: startReader, Clients: 2, Pause: pause, Lasting: true, Apart: true},
+		{Name: "ssh", Start: startSSHD, Clients: 3, Pause: pause, EndedEarly: time.Hour, Unlisted: true, Apart: true},
+		{Name: "jwt", Start: startTokenVerifier, Clients: 3, Pause: pause, Shortest: 3 * time.Second, ExpiresOnly: true, Unlisted: true, Apart: true},
+		{Name: "x509", Start: startCertVerifier, Clients: 3, Pause: pause, Shortest: 3 * time.Second, ExpiresOnly: true, Unlisted: true, Apart: true},
+		{Name: "kv", Start: startReader, Clients: 3, Pause: pause, Lasting: true, Apart: true},
 	}
 }
 

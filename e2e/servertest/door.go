@@ -1,18 +1,22 @@
 package servertest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"sync"
 	"syscall"
+	"testing"
 )
 
-// Door is what stands before a server that lives in the test's own process, such as
-// one that plays a cloud: it relays TCP, and can be shut, hang and open again at its
-// address as if the server had died, hung and come back. What the server has taken
-// in goes on there, and is known when the door opens again.
+// Door is what stands before a server: it relays TCP, and can be shut, hang and open
+// again at its address as if the server had died, hung and come back, also where it
+// lives in the test's own process and plays a cloud. What the server has taken in
+// goes on there, and is known when the door opens again. A door that hangs takes
+// bytes and passes none on, and the server notices nothing: a client that died
+// without a word, or a message on a slow road.
 type Door struct {
 	// Address is where clients connect: HOST:PORT.
 	Address string
@@ -21,9 +25,25 @@ type Door struct {
 	hang     sync.RWMutex // held for reading while bytes pass, for writing while it hangs
 	mu       sync.Mutex
 	hanging  bool
+	word     string       // a message that holds it makes the door hang
 	listener net.Listener // nil while it is shut
 	conns    map[*net.TCPConn]bool
 	wg       sync.WaitGroup
+}
+
+// DoorFor is [NewDoor] for one test.
+func DoorFor(t testing.TB, behind string) *Door {
+	t.Helper()
+	d, err := NewDoor(behind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
 }
 
 // NewDoor opens a door before the server at an address.
@@ -97,6 +117,7 @@ func (d *Door) pass(to, from *net.TCPConn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
+		d.look(buf[:n])
 		d.hang.RLock()
 		if n > 0 {
 			if _, werr := to.Write(buf[:n]); werr != nil {
@@ -138,27 +159,63 @@ func (d *Door) shut(reset bool) error {
 	return err
 }
 
-// Signal takes SIGSTOP, by which the door hangs, and SIGCONT: connections are made,
-// and nothing comes through them.
-func (d *Door) Signal(sig syscall.Signal) error {
+// look has the door hang before a message with the word in it.
+func (d *Door) look(message []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.word != "" && bytes.Contains(message, []byte(d.word)) {
+		d.word = ""
+		d.hold(true)
+	}
+}
+
+// HoldAt has the door hang from the next message on that has a word in it.
+func (d *Door) HoldAt(word string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.word = word
+}
+
+// Hold has the door hang, or ends that: connections are made, and nothing comes
+// through them.
+func (d *Door) Hold(yes bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hold(yes)
+}
+
+// hold waits for bytes that are passing. The caller holds d.mu.
+func (d *Door) hold(yes bool) {
 	switch {
-	case sig == syscall.SIGSTOP && !d.hanging:
-		d.hanging = true
+	case yes && !d.hanging:
 		d.hang.Lock()
-	case sig == syscall.SIGCONT && d.hanging:
-		d.hanging = false
+	case !yes && d.hanging:
 		d.hang.Unlock()
-	case sig != syscall.SIGSTOP && sig != syscall.SIGCONT:
+	}
+	d.hanging = yes
+}
+
+// Held says whether the door hangs.
+func (d *Door) Held() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.hanging
+}
+
+// Signal is [Door.Hold] by the signals that have that effect on a process: SIGSTOP
+// and SIGCONT.
+func (d *Door) Signal(sig syscall.Signal) error {
+	if sig != syscall.SIGSTOP && sig != syscall.SIGCONT {
 		return errors.New("a door takes SIGSTOP and SIGCONT alone")
 	}
+	d.Hold(sig == syscall.SIGSTOP)
 	return nil
 }
 
 // Close shuts the door for good, and waits until nothing of it runs.
 func (d *Door) Close() error {
-	err := errors.Join(d.shut(true), d.Signal(syscall.SIGCONT))
+	err := d.shut(true)
+	d.Hold(false)
 	d.wg.Wait()
 	return err
 }

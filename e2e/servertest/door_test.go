@@ -96,6 +96,9 @@ func TestDoorShutsHangsAndOpensAgain(t *testing.T) {
 	if err := ask(dial(), 200*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("through a door that hangs: %v", err)
 	}
+	if !d.Held() {
+		t.Error("a door that hangs does not say so")
+	}
 	waiting := make(chan error)
 	go func() { waiting <- ask(old, time.Minute) }()
 	if err := d.Signal(syscall.SIGCONT); err != nil {
@@ -103,6 +106,18 @@ func TestDoorShutsHangsAndOpensAgain(t *testing.T) {
 	}
 	if err := <-waiting; err != nil {
 		t.Errorf("what waited at a door that hung: %v", err)
+	}
+	d.HoldAt("good") // in no message
+	if err := ask(old, time.Minute); err != nil || d.Held() {
+		t.Errorf("a door that waits for a word: held %t, %v", d.Held(), err)
+	}
+	d.HoldAt("ello")
+	if err := ask(dial(), 200*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) || !d.Held() {
+		t.Errorf("at its word: held %t, %v", d.Held(), err)
+	}
+	d.Hold(false)
+	if err := ask(dial(), time.Minute); err != nil {
+		t.Errorf("after its word: %v", err)
 	}
 	if err := d.Signal(syscall.SIGHUP); err == nil {
 		t.Error("a door takes any signal")

@@ -113,7 +113,7 @@ func TestLaw6NoSecretAtRestOrInLogs(t *testing.T) {
 	crowd.stop()
 	needles := map[string][]byte{"the target's admin password": []byte(h.pg.Password)}
 	for _, r := range crowd.received {
-		needles["the password of "+r.lease] = []byte(r.credential["password"])
+		needles["the password of "+r.Lease] = []byte(r.Credential["password"])
 	}
 	export := h.operator.Must(t, "audit", "export")
 	seen := 0

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,9 +32,8 @@ const (
 
 // received is a credential that somebody was given.
 type received struct {
-	lease      string
-	credential map[string]string
-	end        time.Time // of its lease, as it was told first
+	harness.Given
+	end time.Time // of its lease, as it was told first
 }
 
 // churn is a crowd of clients that ask for credentials of one role without end,
@@ -50,6 +48,7 @@ type churn struct {
 
 	mu       sync.Mutex
 	received []received // in their order
+	since    int        // how many had been received when a process last died
 	answers  int
 	logins   int
 	tolerant int // answers that said "unavailable" in some way
@@ -71,11 +70,20 @@ func startChurn(t *testing.T, clients []*client.Client, kind harness.Kind, serve
 			rng := rand.New(rand.NewPCG(uint64(i), 7))
 			for ctx.Err() == nil {
 				c.note(ctx, c.once(ctx, cl, rng))
+				rest(ctx, c.kind.Pause)
 			}
 		}()
 	}
 	t.Cleanup(c.stop)
 	return c
+}
+
+// rest waits, unless the test ends.
+func rest(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 func (c *churn) stop() {
@@ -87,21 +95,24 @@ func (c *churn) stop() {
 // task's end, and expiry after a renewal where there is one.
 func (c *churn) once(ctx context.Context, cl *client.Client, rng *rand.Rand) error {
 	ttl := (c.kind.Shortest + time.Duration(rng.Int64N(int64(c.kind.Longest-c.kind.Shortest)))).Round(time.Millisecond)
-	ask := wire.AccessRequest{Role: c.role, Purpose: "churn", TTL: ttl.String()}
 	way := rng.IntN(4)
+	if early := c.kind.EndedEarly; early > 0 && (way == 1 || way == 2) {
+		ttl = early
+	}
+	ask := wire.AccessRequest{Role: c.role, Purpose: "churn", TTL: ttl.String()}
 	if way == 2 {
-		task, err := cl.StartTask(ctx, wire.StartTaskRequest{Name: fmt.Sprintf("churn-%d", rng.Uint64()), Purpose: "churn", TTL: (20*time.Second + c.kind.Longest).String()})
+		task, err := cl.StartTask(ctx, wire.StartTaskRequest{Name: fmt.Sprintf("churn-%d", rng.Uint64()), Purpose: "churn", TTL: (20*time.Second + max(ttl, c.kind.Longest)).String()})
 		if err != nil {
 			return fmt.Errorf("task start: %w", err)
 		}
 		ask.Task, ask.Purpose = task.ID, ""
 	}
-	began := time.Now()
-	a, err := cl.Request(ctx, ask)
+	began, keyed := time.Now(), client.WithIdempotencyKey(ctx, randomWord())
+	a, err := cl.Request(keyed, ask)
 	c.mu.Lock()
 	c.slowest = max(c.slowest, time.Since(began))
 	if err == nil {
-		c.received = append(c.received, received{a.LeaseID, a.Credential, a.ExpiresAt})
+		c.received = append(c.received, received{harness.Given{Lease: a.LeaseID, Credential: a.Credential}, a.ExpiresAt})
 	}
 	c.mu.Unlock()
 	if err != nil {
@@ -112,7 +123,9 @@ func (c *churn) once(ctx context.Context, cl *client.Client, rng *rand.Rand) err
 	}
 	switch {
 	case way == 1:
-		_, err = cl.Revoke(ctx, a.LeaseID, wire.RevokeRequest{Reason: "churn"})
+		if _, err = cl.Revoke(ctx, a.LeaseID, wire.RevokeRequest{Reason: "churn"}); err == nil && rng.IntN(4) == 0 {
+			return c.again(keyed, cl, ask)
+		}
 	case way == 2:
 		_, err = cl.EndTask(ctx, ask.Task, 0)
 	case way == 3 && a.Renewable:
@@ -122,6 +135,16 @@ func (c *churn) once(ctx context.Context, cl *client.Client, rng *rand.Rand) err
 		return fmt.Errorf("way %d: %w", way, err)
 	}
 	return nil
+}
+
+// again repeats a request whose lease has ended, as a client does that lost the
+// answer: nothing may be given out any more, whoever leads by now.
+func (c *churn) again(ctx context.Context, cl *client.Client, ask wire.AccessRequest) error {
+	a, err := cl.Request(ctx, ask)
+	if err == nil {
+		return fmt.Errorf("lease %s has ended, and a repeated request is given a credential", a.LeaseID)
+	}
+	return err
 }
 
 // login uses a credential. Failing proves nothing: its lease may have ended, the
@@ -170,86 +193,6 @@ func (c *churn) progress(t *testing.T, n int) {
 		}
 		return nil
 	})
-}
-
-// account checks the laws after the crowds have stopped: nothing is left on any
-// target, the ledger names every credential that anybody received, none of them
-// opens anything, and the record is whole.
-func account(t *testing.T, admin harness.CLI, crowds ...*churn) {
-	t.Helper()
-	cl := admin.Client(t, 30*time.Second)
-	harness.AllEnded(t, cl, 90*time.Second)
-	for _, c := range crowds {
-		// From now on the ledger says that everything is gone: it must be so.
-		began := time.Now()
-		harness.NothingLeft(t, c.server, c.kind.Late)
-		t.Logf("nothing is left on %s after %s", c.target, time.Since(began).Round(time.Millisecond))
-		t.Logf("%s: %d credentials received in %d rounds, %d logins; %d rounds met an unavailable broker or target", c.role, len(c.received), c.answers, c.logins, c.tolerant)
-		for _, err := range c.wrong {
-			t.Errorf("%s: a client was told: %v", c.role, err)
-		}
-		if len(c.received) == 0 || c.logins == 0 {
-			t.Errorf("%s: %d credentials received, %d logins: the test has shown nothing", c.role, len(c.received), c.logins)
-		}
-		c.named(t, cl)
-		c.useless(t)
-	}
-	var verified wire.VerifyAnswer
-	admin.JSON(t, &verified, "audit", "verify")
-	if !verified.OK {
-		t.Errorf("audit verify: %v", verified.Problems)
-	}
-	var drift []wire.Drift
-	admin.JSON(t, &drift, "reconcile")
-	for _, d := range drift {
-		if d.Error != "" || len(d.Unknown)+len(d.Ended)+len(d.Missing) > 0 {
-			t.Errorf("reconcile: %+v", d)
-		}
-	}
-}
-
-// named looks every credential up in the ledger.
-func (c *churn) named(t *testing.T, cl *client.Client) {
-	t.Helper()
-	for _, r := range c.received {
-		name := c.server.Name(r.credential)
-		if name == "" {
-			l, err := cl.Lease(t.Context(), r.lease)
-			if err != nil || l.Username == "" {
-				t.Errorf("lease %s, as %q: %v", r.lease, l.Username, err)
-				continue
-			}
-			name = l.Username
-		}
-		w, err := cl.Whohas(t.Context(), name)
-		switch {
-		case err != nil:
-			t.Errorf("whohas %s: %v", name, err)
-		case w.State != "ended" || w.LeaseID != r.lease || w.Lease.Username != name || w.Lease.Target != c.target:
-			t.Errorf("whohas %s: state %s, lease %s of %s, user name %s, target %s", name, w.State, w.LeaseID, r.lease, w.Lease.Username, w.Lease.Target)
-		}
-	}
-}
-
-// useless tries credentials whose leases have ended: those of the last moments, and
-// all where nothing but a try can tell.
-func (c *churn) useless(t *testing.T) {
-	t.Helper()
-	few := c.received[max(0, len(c.received)-10):]
-	if c.kind.Unlisted {
-		few = c.received
-	}
-	if c.kind.ExpiresOnly {
-		last := slices.MaxFunc(few, func(a, b received) int { return a.end.Compare(b.end) })
-		<-time.After(time.Until(last.end))
-	}
-	for _, r := range few {
-		ctx, cancel := context.WithTimeout(t.Context(), loginTimeout)
-		if c.server.Login(ctx, r.credential) == nil {
-			t.Errorf("%s: %s still logs in, %s after its end", c.role, r.lease, time.Since(r.end))
-		}
-		cancel()
-	}
 }
 
 // decode reads one JSON document.

@@ -14,14 +14,20 @@ func TestOrphansThreeNodes(t *testing.T) {
 	c := harness.StartCluster(t, harness.ClusterConfig{})
 	crowds := startFleet(t, c.Admin, c.Dir, 20*time.Second)
 
+	var last *harness.Node
 	for range *leaderKills {
 		crowds.progress(t, 5)
 		leader, _ := c.Leader(t)
 		randomInstant(300 * time.Millisecond)
 		leader.Kill(t)
+		last, _ = c.Leader(t)
+		crowds.reborn()
 		crowds.progress(t, 5) // the two that are left go on alone
 		leader.Start(t)
 	}
 	crowds.progress(t, 5)
+	if leader, _ := c.Leader(t); leader != last { // it changed by itself, too
+		crowds.reborn()
+	}
 	crowds.account(t, c.Admin)
 }

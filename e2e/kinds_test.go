@@ -18,7 +18,8 @@ type fleet []*churn
 func long() bool { return *kills >= 20 }
 
 // takePart are the kinds of this run: those that were chosen, all in a long one,
-// else the databases of most people and one more by chance.
+// else the databases of most people and, by chance, one more that the broker
+// connects to and one that it does not.
 func takePart(t *testing.T) []harness.Kind {
 	t.Helper()
 	all := harness.Kinds()
@@ -36,9 +37,18 @@ func takePart(t *testing.T) []harness.Kind {
 	if long() {
 		return all
 	}
-	one := 2 + rand.IntN(len(all)-2)
-	t.Logf("by chance: -kinds %s,%s,%s", all[0].Name, all[1].Name, all[one].Name)
-	return []harness.Kind{all[0], all[1], all[one]}
+	some := all[:2:2]
+	for _, apart := range []bool{false, true} {
+		var others []harness.Kind
+		for _, k := range all[2:] {
+			if k.Apart == apart {
+				others = append(others, k)
+			}
+		}
+		some = append(some, others[rand.IntN(len(others))])
+	}
+	t.Logf("by chance: -kinds %s,%s,%s,%s", some[0].Name, some[1].Name, some[2].Name, some[3].Name)
+	return some
 }
 
 // startFleet adds the targets and starts the crowds. retry is how long their
@@ -62,6 +72,16 @@ func (f fleet) progress(t *testing.T, n int) {
 	t.Helper()
 	for _, c := range f {
 		c.progress(t, n)
+	}
+}
+
+// reborn notes that a process that mints has just died and another one serves: what
+// is received from now on, no death has touched.
+func (f fleet) reborn() {
+	for _, c := range f {
+		c.mu.Lock()
+		c.since = len(c.received)
+		c.mu.Unlock()
 	}
 }
 

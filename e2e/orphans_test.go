@@ -31,6 +31,7 @@ func TestOrphansSingleNode(t *testing.T) {
 			dev.Kill(t)
 		}
 		restarts = append(restarts, dev.Start(t))
+		crowds.reborn()
 	}
 	crowds.progress(t, 5)
 	if len(restarts) > 0 {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mayfly-broker/mayfly/client/wire"
 )
 
 // Kind is a kind of target as the tests of all kinds see it.
@@ -35,10 +37,43 @@ type Kind struct {
 	// Unlisted: the server has no list of all credentials by which [Server.Ours] could
 	// tell that none is left. So each that was received is tried at the end.
 	Unlisted bool
+	// Apart: the broker never connects to the server, or there is none. So it cannot be
+	// away.
+	Apart bool
+	// Pause is how long a client rests between two credentials, where nothing else
+	// takes time.
+	Pause time.Duration
+	// EndedEarly is how long those leases live that a client ends, where a credential
+	// must be refused for that reason and not because its time is over; 0 is as long as
+	// others.
+	EndedEarly time.Duration
+	// Lasting: nothing takes back what was given out; a lease ends the giving.
+	Lasting bool
+	// Stuck says that the ledger tells of a lease, which is ending, that nobody can end
+	// its credential before its time, since the process that minted it has died; nil
+	// where none can be.
+	Stuck func(wire.Lease) bool
 }
 
-// Kinds are those whose credentials a server holds. A further one is a line here
-// and a file like kind_redis.go.
+// Witness is a [Server] that keeps a record of its own of what was made there.
+type Witness interface {
+	// Contradicts holds that record against all leases that the ledger has of the
+	// target, and all credentials that anybody was given. It returns what the ledger
+	// should know and does not, and what lives though its lease is over.
+	Contradicts(leases []wire.Lease, given []Given) []string
+}
+
+// Given is a credential that somebody received.
+type Given struct {
+	Lease      string
+	Credential map[string]string
+}
+
+// pause keeps kinds that cost nobody anything from filling the ledger.
+const pause = 100 * time.Millisecond
+
+// Kinds are all kinds of target. A further one is a line here and a file like
+// kind_redis.go.
 func Kinds() []Kind {
 	return []Kind{
 		{Name: "postgres", Start: startPostgres},
@@ -51,6 +86,13 @@ func Kinds() []Kind {
 		{Name: "kubernetes", Start: startKubernetes, Clients: 3, Shortest: 3 * time.Second, Longest: 10 * time.Second, Patience: 3 * time.Minute},
 		{Name: "vault", Start: startVault, Clients: 3, Patience: 2 * time.Minute, Late: 3 * time.Minute, Unlisted: true},
 		{Name: "aws", Start: startMinIO, Clients: 3, Shortest: 3 * time.Second, Longest: 8 * time.Second, Patience: 2 * time.Minute, ExpiresOnly: true, Unlisted: true},
+		{Name: "gcp", Start: startGoogle, Clients: 3, Shortest: 3 * time.Second, Longest: 8 * time.Second, Patience: 2 * time.Minute, ExpiresOnly: true, Unlisted: true},
+		{Name: "azure", Start: startAzure, Clients: 3, Shortest: 3 * time.Second, Longest: 8 * time.Second, Patience: 2 * time.Minute, ExpiresOnly: true, Unlisted: true},
+		{Name: "github", Start: startGitHub, Clients: 3, Patience: 2 * time.Minute, EndedEarly: 20 * time.Minute, Unlisted: true, Stuck: stuckAtGitHub},
+		{Name: "ssh", Start: startSSHD, Clients: 3, Pause: pause, EndedEarly: time.Hour, Unlisted: true, Apart: true},
+		{Name: "jwt", Start: startTokenVerifier, Clients: 3, Pause: pause, Shortest: 3 * time.Second, ExpiresOnly: true, Unlisted: true, Apart: true},
+		{Name: "x509", Start: startCertVerifier, Clients: 3, Pause: pause, Shortest: 3 * time.Second, ExpiresOnly: true, Unlisted: true, Apart: true},
+		{Name: "kv", Start: startReader, Clients: 3, Pause: pause, Lasting: true, Apart: true},
 	}
 }
 

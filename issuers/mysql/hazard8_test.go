@@ -31,10 +31,10 @@ func (f *fixture) waiting() int {
 }
 
 // throughProxy returns the fixture as reached through a proxy.
-func (f *fixture) throughProxy() (*fixture, *proxy) {
+func (f *fixture) throughProxy() (*fixture, *mysqltest.Door) {
 	f.t.Helper()
-	p := newProxy(f.t, f.server.Address())
-	return f.with("address", p.address()), p
+	p := f.server.Door(f.t)
+	return f.with("address", p.Address), p
 }
 
 // A mint waits on a lock, its client dies without a word, the deadline passes,
@@ -55,7 +55,7 @@ func TestHazard8MySQLStuckMintOfADeadClientNeverAppears(t *testing.T) {
 		minted <- err
 	}()
 	eventually(t, "the mint waits for the lock", func() bool { return f.waiting() == 1 })
-	proxy.hold(true)
+	proxy.Hold(true)
 
 	// While it hangs, nobody may say that the lease is ended.
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -78,7 +78,7 @@ func TestHazard8MySQLStuckMintOfADeadClientNeverAppears(t *testing.T) {
 	if f.exists(l.Name) {
 		t.Error("the account appeared after the deadline")
 	}
-	proxy.hold(false)
+	proxy.Hold(false)
 }
 
 // A mint's message reaches the server only after the deadline.
@@ -88,7 +88,7 @@ func TestHazard8MySQLLateMessageIsRefusedByTheTargetsClock(t *testing.T) {
 	is := g.open(1)
 	f.mint(is, f.lease(f.readonly()))
 
-	proxy.hold(true)
+	proxy.Hold(true)
 	l := f.lease(f.readonly())
 	l.MintDeadline = time.Now().Add(200 * time.Millisecond)
 	minted := make(chan error, 1)
@@ -97,7 +97,7 @@ func TestHazard8MySQLLateMessageIsRefusedByTheTargetsClock(t *testing.T) {
 		minted <- err
 	}()
 	eventually(t, "the deadline passes", func() bool { return time.Now().After(l.MintDeadline.Add(100 * time.Millisecond)) })
-	proxy.hold(false)
+	proxy.Hold(false)
 	wantKind(t, <-minted, issuers.TooLate)
 	if f.exists(l.Name) || f.count("SELECT COUNT(*) FROM mayfly.leases WHERE name = ?", l.Name) != 0 {
 		t.Error("the account or its row appeared after the deadline")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 )
 
 // blockCreateRole holds a lock that CREATE ROLE waits for, and logins do not.
@@ -23,15 +24,15 @@ func (f *fixture) blockCreateRole() (release func()) {
 const waitingSQL = `SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'mayfly/') AND wait_event_type = 'Lock'`
 
 // throughProxy returns the fixture as reached through a proxy.
-func (f *fixture) throughProxy() (*fixture, *proxy) {
+func (f *fixture) throughProxy() (*fixture, *pgtest.Door) {
 	f.t.Helper()
-	p := newProxy(f.t, f.server.Address())
+	p := f.server.Door(f.t)
 	g := *f
 	g.spec = map[string]any{}
 	for k, v := range f.spec {
 		g.spec[k] = v
 	}
-	g.spec["address"] = p.address()
+	g.spec["address"] = p.Address
 	return &g, p
 }
 
@@ -53,7 +54,7 @@ func TestHazard8StuckMintOfADeadClientNeverAppears(t *testing.T) {
 		minted <- err
 	}()
 	eventually(t, "the mint waits for the lock", func() bool { return f.count(waitingSQL) == 1 })
-	proxy.hold(true)
+	proxy.Hold(true)
 
 	// While it hangs, nobody may say that the lease is ended.
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -71,7 +72,7 @@ func TestHazard8StuckMintOfADeadClientNeverAppears(t *testing.T) {
 	if f.exists(l.Name) {
 		t.Error("the account appeared after the deadline")
 	}
-	proxy.hold(false) // or the driver waits 15 s for its cancel request to be taken
+	proxy.Hold(false) // or the driver waits 15 s for its cancel request to be taken
 }
 
 // A mint's message reaches the server only after the deadline.
@@ -81,7 +82,7 @@ func TestHazard8LateMessageIsRefusedByTheTargetsClock(t *testing.T) {
 	is := g.open(1)
 	f.mint(is, f.lease(f.readonly()))
 
-	proxy.hold(true)
+	proxy.Hold(true)
 	l := f.lease(f.readonly())
 	l.MintDeadline = time.Now().Add(200 * time.Millisecond)
 	minted := make(chan error, 1)
@@ -90,7 +91,7 @@ func TestHazard8LateMessageIsRefusedByTheTargetsClock(t *testing.T) {
 		minted <- err
 	}()
 	eventually(t, "the deadline passes", func() bool { return time.Now().After(l.MintDeadline.Add(100 * time.Millisecond)) })
-	proxy.hold(false)
+	proxy.Hold(false)
 	wantKind(t, <-minted, issuers.TooLate)
 	if f.exists(l.Name) {
 		t.Error("the account appeared after the deadline")

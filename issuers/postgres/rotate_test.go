@@ -100,7 +100,7 @@ func TestHazard8StuckReplacementOfADeadClientChangesNothing(t *testing.T) {
 		done <- dying.Replace(t.Context(), issuers.Replacement{Username: name, Next: next, Deadline: deadline})
 	}()
 	eventually(t, "the replacement waits for the lock", func() bool { return f.count(waitingForAuth) == 1 })
-	proxy.hold(true)
+	proxy.Hold(true)
 	wantKind(t, <-done, issuers.Unknown) // the client saw no answer
 	if time.Now().Before(deadline) {
 		t.Fatal("the client gave up before the deadline; the test proves nothing")
@@ -111,7 +111,7 @@ func TestHazard8StuckReplacementOfADeadClientChangesNothing(t *testing.T) {
 	if err := living.TryLogin(t.Context(), name, first); err != nil {
 		t.Errorf("the secret before: %v", err)
 	}
-	proxy.hold(false)
+	proxy.Hold(false)
 }
 
 // A message of a replacement reaches the server only after the deadline: the first
@@ -126,17 +126,17 @@ func TestHazard8LateReplacementIsRefusedByTheTargetsClock(t *testing.T) {
 		if err := f.replaceIn(is, name, first, 30*time.Second); err != nil {
 			t.Fatal(err)
 		}
-		proxy.holdAt(word)
+		proxy.HoldAt(word)
 		deadline := time.Now().Add(400 * time.Millisecond)
 		done := make(chan error, 1)
 		go func() {
 			done <- is.Replace(t.Context(), issuers.Replacement{Username: name, Next: next, Deadline: deadline})
 		}()
 		eventually(t, "the deadline passes", func() bool { return time.Now().After(deadline.Add(100 * time.Millisecond)) })
-		if !proxy.isHeld() {
+		if !proxy.Held() {
 			t.Fatalf("%s was never sent; the test proves nothing", word)
 		}
-		proxy.hold(false)
+		proxy.Hold(false)
 		wantKind(t, <-done, issuers.TooLate)
 		wantKind(t, is.TryLogin(t.Context(), name, next), issuers.Refused)
 		if err := is.TryLogin(t.Context(), name, first); err != nil {

@@ -94,6 +94,19 @@ func Refusal(status int, code, description string) http.HandlerFunc {
 	}
 }
 
+// Identities returns the identity tokens for which access tokens were made, whether
+// or not anybody heard of those.
+func (e *Entra) Identities() (out []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, jwt := range e.jwts {
+		if jwt != "" { // a test's own
+			out = append(out, jwt)
+		}
+	}
+	return out
+}
+
 // ServeHTTP implements [http.Handler].
 func (e *Entra) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 1<<20)

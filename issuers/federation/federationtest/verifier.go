@@ -37,6 +37,13 @@ func New(issuer, subject, audience string, algorithms ...jose.SignatureAlgorithm
 	return &Verifier{Subject: subject, Audience: audience, Algorithms: algorithms, issuer: issuer}
 }
 
+// Name has it trust another issuer from now on, and another subject there.
+func (v *Verifier) Name(issuer, subject string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.issuer, v.Subject = issuer, subject
+}
+
 // Learn takes published keys beside those of before, as a cloud does that fetches
 // them anew.
 func (v *Verifier) Learn(jwks []byte) error {

@@ -127,6 +127,27 @@ func (s *StandIn) Identity(narrowed string) string {
 	return s.tokens[narrowed].jwt
 }
 
+// Token is one that was made, whether or not anybody heard of it.
+type Token struct {
+	// Kind is account, for one that may do all that the service account may, or
+	// narrowed.
+	Kind     string
+	Identity string // the identity token that it began with
+	Expires  time.Time
+}
+
+// Made returns the tokens that were made and open something.
+func (s *StandIn) Made() (out []Token) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tokens {
+		if t.kind != "federated" {
+			out = append(out, Token{t.kind, t.jwt, t.expires})
+		}
+	}
+	return out
+}
+
 // ServeHTTP implements [http.Handler].
 func (s *StandIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))

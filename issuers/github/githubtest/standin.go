@@ -137,15 +137,18 @@ func (s *StandIn) Grant(token string) *Grant {
 }
 
 // Live counts the tokens that GitHub would accept.
-func (s *StandIn) Live() (n int) {
+func (s *StandIn) Live() int { return len(s.Accepted()) }
+
+// Accepted are the tokens that GitHub would accept, which it itself tells nobody.
+func (s *StandIn) Accepted() (tokens []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, g := range s.tokens {
+	for token, g := range s.tokens {
 		if !g.Revoked && s.now().Before(g.Expires) {
-			n++
+			tokens = append(tokens, token)
 		}
 	}
-	return n
+	return tokens
 }
 
 func (s *StandIn) now() time.Time { return time.Now().Add(s.ahead) }

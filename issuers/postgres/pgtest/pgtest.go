@@ -223,6 +223,16 @@ func (s *Server) Close() error {
 	return errors.Join(s.Stop(), os.RemoveAll(filepath.Dir(s.DataDir)))
 }
 
+// Door is what [Server.Door] puts before the server.
+type Door = servertest.Door
+
+// Door opens a door before the server, for one test: what comes through it can be
+// held.
+func (s *Server) Door(t testing.TB) *Door {
+	t.Helper()
+	return servertest.DoorFor(t, s.Address())
+}
+
 // Address returns host:port.
 func (s *Server) Address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 

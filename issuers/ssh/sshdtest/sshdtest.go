@@ -62,19 +62,21 @@ func Start(t testing.TB, lines ...string) *Server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	s, err := run(ctx, lines)
+	s, err := Run(ctx, lines...)
 	if err != nil {
 		t.Fatalf("sshdtest: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(s.stop(), os.RemoveAll(s.Dir)); err != nil {
+		if err := s.Close(); err != nil {
 			t.Errorf("sshdtest: %v", err)
 		}
 	})
 	return s
 }
 
-func run(ctx context.Context, lines []string) (*Server, error) {
+// Run is [Start] for callers without a test: they close the server. ctx bounds the
+// start alone.
+func Run(ctx context.Context, lines ...string) (*Server, error) {
 	// sshd wants to be started by its whole path
 	bin, err := servertest.Find("openssh-server", "/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd")
 	if err != nil {
@@ -143,6 +145,9 @@ func (s *Server) start(ctx context.Context) error {
 	}
 	return s.ready(ctx)
 }
+
+// Close ends the server for good and removes its files.
+func (s *Server) Close() error { return errors.Join(s.stop(), os.RemoveAll(s.Dir)) }
 
 // stop ends the server and the sessions that are open.
 func (s *Server) stop() error { return s.proc.Stop(syscall.SIGTERM) }

@@ -272,7 +272,7 @@ func (e *Engine) Rotate(ctx context.Context, c Caller, in wire.RotateRequest) (w
 	if err != nil {
 		return wire.Rotation{}, err
 	}
-	r, err := e.allowAtOnce(ctx, c, ask)
+	r, err := e.allow(ctx, c, ask)
 	if err != nil {
 		return wire.Rotation{}, err
 	}

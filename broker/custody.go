@@ -140,6 +140,10 @@ func (e *Engine) makeChange(ctx context.Context, c Caller, g ledger.Cosigned) er
 			if !r.Decision.Permit {
 				return fault.New(fault.Denied, ledger.CodeGrantVoid, "%s may no longer change %s %s. The change was not made.", g.Principal, o.Kind, o.Name)
 			}
+			// The step-up was seen when it was asked for; no session is as fresh by now.
+			if owing := r.owed(g.Needs); len(owing.approvals) > 0 || owing.stepUp != asker.Session.Method && owing.stepUp != "" {
+				return owing.denial(asker, r, "The change was not made.")
+			}
 			rulings = append(rulings, r)
 		}
 		return e.checkDoor(q, asker, plan)

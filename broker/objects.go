@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/mayfly-broker/mayfly/broker/cosign"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -110,39 +111,23 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	answer := wire.ApplyAnswer{Changes: []wire.Change{}, DryRun: in.DryRun}
 	var plan []change
 	var rulings []ruling
-	var denied *ruling
+	var no *declined
 	var waits bool
 	err := e.viewing(ctx, func(q ledger.Query) (err error) {
-		rulings = nil // it may run again
 		if plan, err = e.changes(q, in); err != nil {
 			return err
 		}
-		for _, x := range plan {
-			if x.action() == "unchanged" {
-				continue
-			}
-			res, err := e.resourceOf(q, x.Kind, x.Name)
-			if err != nil {
-				return err
-			}
-			r, err := e.decide(q, c, question{action: policy.ActionAdminister, resource: res})
-			if err != nil {
-				return err
-			}
-			if !r.Decision.Permit {
-				denied = &r
-				return nil
-			}
-			rulings = append(rulings, r)
-		}
 		waits = underCustody(q, plan)
+		if rulings, no, err = e.ruleChanges(q, c, plan, custodians(q, waits)); err != nil || no != nil {
+			return err
+		}
 		return e.checkDoor(q, c, plan)
 	})
 	if err != nil {
 		return answer, err
 	}
-	if denied != nil {
-		return answer, e.deny(ctx, c, *denied)
+	if no != nil {
+		return answer, e.recordDenial(ctx, c, no.ruling, no.err)
 	}
 	for _, x := range plan {
 		answer.Changes = append(answer.Changes, wire.Change{Kind: x.Kind, Name: x.Name, Action: x.action(), Before: x.before.Spec, After: x.Spec})
@@ -163,6 +148,45 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 		}
 	}
 	return answer, nil
+}
+
+// declined is a ruling that does not let something be done, and why.
+type declined struct {
+	ruling ruling
+	err    *fault.Error
+}
+
+// ruleChanges asks policy about each change that changes something. needs is what
+// the changes gather.
+func (e *Engine) ruleChanges(q ledger.Query, c Caller, plan []change, needs []cosign.Need) (rulings []ruling, no *declined, err error) {
+	for _, x := range plan {
+		if x.action() == "unchanged" {
+			continue
+		}
+		res, err := e.resourceOf(q, x.Kind, x.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, err := e.decide(q, c, question{action: policy.ActionAdminister, resource: res})
+		if err != nil {
+			return nil, nil, err
+		}
+		if no := declineChange(c, r, needs); no != nil {
+			return nil, no, nil
+		}
+		rulings = append(rulings, r)
+	}
+	return rulings, nil, nil
+}
+
+func declineChange(c Caller, r ruling, needs []cosign.Need) *declined {
+	if !r.Decision.Permit {
+		return &declined{r, denied(c, r)}
+	}
+	if d := r.owed(needs); !d.none() {
+		return &declined{r, d.denial(c, r, insteadOfChange(needs))}
+	}
+	return nil
 }
 
 func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rulings []ruling) (ledger.Result, error) {
@@ -457,13 +481,18 @@ func (e *Engine) checkPower(q ledger.Query, c Caller, plan []change) error {
 	if err != nil {
 		var problems policy.Problems
 		if errors.As(err, &problems) {
-			var lines []string
-			for _, p := range problems {
-				lines = append(lines, p.String())
-			}
-			return fault.New(fault.Invalid, "invalid_policy", "%s", strings.Join(lines, "\n"))
+			return invalidPolicy(problems)
 		}
 		return fault.Wrap(err, fault.Invalid, "invalid_policy", "%v", err)
+	}
+	idle := slices.DeleteFunc(set.Idle(policy.ActionContain, policy.ActionRevoke), func(p policy.Problem) bool {
+		// What stands already goes on meaning what it means.
+		return !slices.ContainsFunc(plan, func(x change) bool {
+			return x.Kind == ledger.KindPolicy && x.Name == p.Source && x.action() != "unchanged"
+		})
+	})
+	if len(idle) > 0 {
+		return invalidPolicy(idle)
 	}
 	g := &ground{set: set, members: membersOf(after(ledger.KindGroup)), zones: zoneNets(q.Objects(ledger.KindZone))}
 	for _, o := range after(ledger.KindPrincipal) {
@@ -471,7 +500,15 @@ func (e *Engine) checkPower(q ledger.Query, c Caller, plan []change) error {
 			return nil
 		}
 	}
-	return fault.New(fault.Conflict, ledger.CodeLastAdmin, "After this change no human could administer policies any more. Keep a policy that permits action administer on Policy to somebody.")
+	return fault.New(fault.Conflict, ledger.CodeLastAdmin, "After this change no human could administer policies any more. Keep a policy that permits action administer on Policy to somebody, and asks for no approvals or step-up for it.")
+}
+
+func invalidPolicy(problems policy.Problems) error {
+	var lines []string
+	for _, p := range problems {
+		lines = append(lines, p.String())
+	}
+	return fault.New(fault.Invalid, "invalid_policy", "%s", strings.Join(lines, "\n"))
 }
 
 func (e *Engine) administers(q ledger.Query, c Caller, g *ground, name string) bool {
@@ -479,5 +516,6 @@ func (e *Engine) administers(q ledger.Query, c Caller, g *ground, name string) b
 	req.Principal = e.principal(q, g, name, "")
 	c.Session.Principal = name
 	e.fillContext(g, c, &req.Context)
-	return g.set.Decide(req).Permit
+	d := g.set.Decide(req)
+	return d.Permit && ruling{Decision: d}.owed(q.Custodians()).none()
 }

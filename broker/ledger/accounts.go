@@ -125,7 +125,53 @@ func (s *state) checkAccountLease(c *context, role RoleSpec, l Lease) Result {
 	case len(a.Usernames) == MaxSlots && l.NotAfterMS > c.now+a.Grace.MS():
 		return refuse(CodeTTL, "The lease would outlive the grace of account %s: its secret might be replaced before.", role.Account)
 	}
+	if holders := s.holders(role.Account, 1); a.RotateAfterUse && len(holders) > 0 {
+		// When either ends, the secret is replaced under the other.
+		h, _ := s.lease(holders[0])
+		return refuse(CodeAccountHeld, "Account %s has one holder at a time, since its secret is replaced after each use: %s.", role.Account, h.Holds())
+	}
 	return done("")
+}
+
+// Holds says who holds what a lease is on, and until when.
+func (l Lease) Holds() string {
+	if l.State != LeaseOpen {
+		return fmt.Sprintf("%s held it, and its secret is not replaced yet (lease %s)", l.Grant.Principal, l.ID)
+	}
+	return fmt.Sprintf("%s holds it until %s, or gives it back before (lease %s)", l.Grant.Principal, time.UnixMilli(l.ExpiresMS).UTC().Format(time.RFC3339), l.ID)
+}
+
+// holders lists up to limit leases on an account that have not ended.
+func (v *view) holders(account string, limit int) []string {
+	if v.Get(bucketHolder, []byte(account)) != nil {
+		return v.ids(bucketHolder, prefix(account), limit)
+	}
+	// None was opened since leases are entered there; the names of all that ever
+	// were on it tell.
+	var out []string
+	v.Scan(bucketName, []byte(accountPrefix+account+"/"), nil, func(_, id []byte) bool {
+		l, _ := v.lease(string(id))
+		if on, _ := AccountOf(l); on == account && l.State != LeaseEnded {
+			out = append(out, l.ID)
+		}
+		return len(out) < limit
+	})
+	return out
+}
+
+// hold enters a lease that was opened on an account.
+func (s *state) hold(l Lease) {
+	account, on := AccountOf(l)
+	if !on {
+		return
+	}
+	if s.Get(bucketHolder, []byte(account)) == nil {
+		for _, id := range s.holders(account, 1<<20) {
+			s.put(bucketHolder, key(account, id), []byte{1})
+		}
+		s.put(bucketHolder, []byte(account), []byte{1})
+	}
+	s.put(bucketHolder, key(account, l.ID), []byte{1})
 }
 
 func accountTarget(spec []byte) string {

@@ -168,6 +168,7 @@ func (s *state) dropRotation(o Object) {
 	if o.Kind != KindAccount {
 		return // an account of the same name has slots of its own
 	}
+	s.del(bucketHolder, []byte(o.Name))
 	for slot := range MaxSlots {
 		s.del(bucketSecret, slotKey(o.Name, slot))
 	}

@@ -118,7 +118,10 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 			return err
 		}
 		waits = underCustody(q, plan)
-		if rulings, no, err = e.ruleChanges(q, c, plan, custodians(q, waits)); err != nil || no != nil {
+		if rulings, no, err = e.ruleChanges(q, c, plan, in.Reason, custodians(q, waits)); err != nil || no != nil {
+			return err
+		}
+		if err := checkOverrides(in, plan); err != nil {
 			return err
 		}
 		return e.checkDoor(q, c, plan)
@@ -128,6 +131,9 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	}
 	if no != nil {
 		return answer, e.recordDenial(ctx, c, no.ruling, no.err)
+	}
+	if err := e.tryOverrides(ctx, plan); err != nil {
+		return answer, err
 	}
 	for _, x := range plan {
 		answer.Changes = append(answer.Changes, wire.Change{Kind: x.Kind, Name: x.Name, Action: x.action(), Before: x.before.Spec, After: x.Spec})
@@ -158,7 +164,7 @@ type declined struct {
 
 // ruleChanges asks policy about each change that changes something. needs is what
 // the changes gather.
-func (e *Engine) ruleChanges(q ledger.Query, c Caller, plan []change, needs []cosign.Need) (rulings []ruling, no *declined, err error) {
+func (e *Engine) ruleChanges(q ledger.Query, c Caller, plan []change, reason string, needs []cosign.Need) (rulings []ruling, no *declined, err error) {
 	for _, x := range plan {
 		if x.action() == "unchanged" {
 			continue
@@ -167,7 +173,11 @@ func (e *Engine) ruleChanges(q ledger.Query, c Caller, plan []change, needs []co
 		if err != nil {
 			return nil, nil, err
 		}
-		r, err := e.decide(q, c, question{action: policy.ActionAdminister, resource: res})
+		ask := question{action: policy.ActionAdminister, resource: res}
+		if x.Override {
+			ask.context.Purpose = reason
+		}
+		r, err := e.decide(q, c, ask)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -204,6 +214,7 @@ func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rul
 	if err != nil {
 		return res, err
 	}
+	e.wake() // a secret that was overridden turns
 	if err := e.SyncPlugins(); err != nil {
 		e.log.Warn("plugins not looked at; they are soon", "error", err)
 	}
@@ -257,7 +268,7 @@ func (e *Engine) changes(q ledger.Query, in wire.ApplyRequest) ([]change, error)
 		return nil
 	}
 	for _, o := range in.Objects {
-		if err := add(o.Kind, o.Name, func(x *change) error { return e.fillSpec(q, x, o) }); err != nil {
+		if err := add(o.Kind, o.Name, func(x *change) error { return e.fillSpec(q, x, o, in.Override) }); err != nil {
 			return nil, err
 		}
 	}
@@ -297,7 +308,7 @@ func unnamed(q ledger.Query, named []change, seen map[wire.Ref]bool) []wire.Ref 
 }
 
 // fillSpec takes over a document's spec, in canonical form, and its secrets.
-func (e *Engine) fillSpec(q ledger.Query, x *change, o wire.Object) error {
+func (e *Engine) fillSpec(q ledger.Query, x *change, o wire.Object, override bool) error {
 	x.Spec = o.Spec
 	if len(x.Spec) == 0 {
 		x.Spec = json.RawMessage(`{}`)
@@ -326,7 +337,10 @@ func (e *Engine) fillSpec(q ledger.Query, x *change, o wire.Object) error {
 	}
 	for _, name := range slices.Sorted(mapKeys(fields)) {
 		if q.RotationOwns(x.Kind, x.Name, name) {
-			continue // a rotated secret is never put back
+			if !override || x.Kind != ledger.KindTarget {
+				continue // a rotated secret is never put back
+			}
+			x.Override = true
 		}
 		full := x.Kind + "/" + x.Name + "/" + name
 		x.secrets = append(x.secrets, sealed(full, fields[name]))

@@ -322,3 +322,36 @@ func (v *view) ownsSecret(kind, name, field string) bool {
 	}
 	return r.Field == field && (r.Turns > 0 || r.State != RotationIdle)
 }
+
+// checkOverride: what is overridden is a target's own secret, which rotation owns,
+// at a moment in which nothing else is put in its place.
+func (s *state) checkOverride(o ObjectChange) Result {
+	if !o.Override {
+		return done("")
+	}
+	owned := slices.ContainsFunc(o.Secrets, func(name string) bool {
+		return s.ownsSecret(o.Kind, o.Name, strings.TrimPrefix(name, o.Kind+"/"+o.Name+"/"))
+	})
+	if r, _ := s.rotation(RotationSubject(o.Kind, o.Name)); o.Kind != KindTarget || o.Delete || !owned || r.State != RotationIdle && !r.InFlight() {
+		return refuse(CodeInvalid, "%s %s: what can be overridden is a target's own rotated secret.", o.Kind, o.Name)
+	}
+	return done("")
+}
+
+// override puts what a person reset on the target in the place of a rotated secret,
+// and has it turned at once, so that nobody knows it again. A turn that is in
+// flight goes on from it.
+func (s *state) override(c *context, o ObjectChange, field string, value []byte) {
+	r, _ := s.rotation(RotationSubject(o.Kind, o.Name))
+	present := secretKey(o.Kind, o.Name, field)
+	if before := s.Get(bucketSecret, present); before != nil {
+		s.put(bucketSecret, secretKey(secretOwner, r.Subject, oldField(r.Slot)), slices.Clone(before))
+	}
+	s.put(bucketSecret, present, value)
+	s.put(bucketRotated, []byte(r.Subject), beUint(c.seq))
+	r.Tries, r.Problem = 0, ""
+	if r.State == RotationIdle {
+		r.Wanted = RotateOverride
+	}
+	s.saveRotation(r, c.now)
+}

@@ -21,6 +21,7 @@ const (
 	RotateUsed      = "use"       // a lease on the account ended, and its spec asks for it
 	RotateWithdrawn = "withdrawn" // a lease on the account was revoked, or its holder contained
 	RotateFirst     = "first"     // nobody has told the broker a secret
+	RotateOverride  = "override"  // a person has told the broker one that was reset on the target
 )
 
 // Steps of a signing key's rotation (see issuers.KeyTurn).

@@ -181,3 +181,43 @@ func (b *book) forget(bucket string) {
 		b.mem.Delete(bucket, []byte(k))
 	}
 }
+
+// TestOverrideIsForATargetsOwnRotatedSecret alone, and says so in the command.
+func TestOverrideIsForATargetsOwnRotatedSecret(t *testing.T) {
+	b := newBook(t)
+	write := func(kind, name, spec, field string, override bool) ledger.Result {
+		full := kind + "/" + name + "/" + field
+		cmd := &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: kind, Name: name, Spec: rawJSON(spec), AnyVersion: true, Secrets: []string{full}, Override: override}}}
+		return b.apply(b.header(admin), cmd, ledger.Secret{Name: full, Salt: make([]byte, 16), Value: []byte("handed in")})
+	}
+	const target, acct = `{"type":"memory","rotation":{"cron":"0 0 * * *"}}`, `{"target":"own","usernames":["a"]}`
+	if res := write("Target", "own", target, "pw", false); !res.OK() {
+		t.Fatal(res)
+	}
+	if res := write("Target", "own", target, "pw", true); res.Code != ledger.CodeInvalid { // people's yet
+		t.Error(res)
+	}
+	begin := &ledger.BeginRotation{Subject: "Target/own", ID: id(ledger.PrefixRotation, "a"), Reason: ledger.RotateScheduled, Field: "pw"}
+	if res := b.apply(b.header(""), begin, ledger.Secret{Name: "Rotation/Target/own/next", Salt: make([]byte, 16), Value: []byte("next")}); !res.OK() {
+		t.Fatal(res)
+	}
+	secret := func() string { return string(b.q().Secret("Target", "own", "pw")) }
+	b.ok("", &ledger.FinishRotation{Subject: "Target/own", ID: begin.ID})
+	if res := write("Target", "own", target, "pw", false); !res.OK() || secret() != "next" {
+		t.Errorf("%v; the secret is %q", res, secret())
+	}
+	if res := write("Target", "own", target, "other", true); res.Code != ledger.CodeInvalid {
+		t.Error(res)
+	}
+	if res := write("Target", "own", target, "pw", true); !res.OK() || secret() != "handed in" {
+		t.Errorf("%v; the secret is %q", res, secret())
+	}
+	if r, _ := b.q().Rotation("Target/own"); r.Wanted != ledger.RotateOverride || string(b.q().OldSecret(r)) != "next" {
+		t.Errorf("%+v", r)
+	}
+	b.write(object("Account", "app", acct))
+	b.turnOnce("Account/app", "b", 0)
+	if res := write("Account", "app", acct, ledger.AccountInitial, true); res.Code != ledger.CodeInvalid {
+		t.Error(res)
+	}
+}

@@ -203,3 +203,30 @@ func TestHoldersFromBeforeLoseNothingToEachOther(t *testing.T) {
 		}
 	})
 }
+
+// TestLeaseEndsWithTheTurnItWaitsFor: however often it was looked at in vain before,
+// while the target was away.
+func TestLeaseEndsWithTheTurnItWaitsFor(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(usedOnce)...)
+		r.turns("Account/app", 1)
+		k.refusing(&issuers.Error{Kind: issuers.Refused, Detail: "away"})
+		a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "1m"})
+		wait(90 * time.Minute)
+		if l := r.lease(a.LeaseID); l.State != ledger.LeaseEnding {
+			t.Fatalf("%s", l.State)
+		}
+		k.refusing(nil)
+		for r.rotation("Account/app").Turns < 2 {
+			wait(10 * time.Millisecond)
+		}
+		r.within(3*time.Second, "the lease has ended", r.ended(a.LeaseID))
+	})
+}
+
+// refusing sets what the target answers when it is to replace a secret; nil: well.
+func (k *turning) refusing(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refuses = err
+}

@@ -230,3 +230,28 @@ func (k *turning) refusing(err error) {
 	defer k.mu.Unlock()
 	k.refuses = err
 }
+
+// TestShorterGraceCutsNoLease: what was given out under a longer grace works as long
+// as was said, unless somebody takes it away.
+func TestShorterGraceCutsNoLease(t *testing.T) {
+	const long, short = `{"target":"t1","usernames":["app_a","app_b"],"grace":"30m"}`, `{"target":"t1","usernames":["app_a","app_b"],"grace":"10s"}`
+	for _, now := range []bool{false, true} {
+		turnings(t, func(t *testing.T, r *rig, k *turning) {
+			r.apply(account(long)...)
+			r.turns("Account/app", 1)
+			a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "20m"})
+			r.apply(account(short)...)
+			if _, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app", Now: now}); err != nil {
+				t.Fatal(err)
+			}
+			wait(19 * time.Minute)
+			if works := k.has(a.Credential["username"], a.Credential["password"]); works == now {
+				t.Errorf("cut short on purpose: %v; a login a minute before the lease's end succeeds: %v", now, works)
+			}
+			r.turns("Account/app", 2)
+			if k.has(a.Credential["username"], a.Credential["password"]) || time.Now().After(a.ExpiresAt.Add(2*time.Minute)) {
+				t.Errorf("what the lease gave out works %s after its end", time.Since(a.ExpiresAt))
+			}
+		})
+	}
+}

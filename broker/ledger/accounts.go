@@ -159,6 +159,18 @@ func (v *view) holders(account string, limit int) []string {
 	return out
 }
 
+// promised is when the last lease on an account ends by itself. The grace may have
+// been longer when it was opened than it is at the turn; what was given out works as
+// long as it was said to.
+func (v *view) promised(account string) (ms int64) {
+	for _, id := range v.holders(account, 1<<20) {
+		if l, _ := v.lease(id); l.State == LeaseOpen {
+			ms = max(ms, l.ExpiresMS)
+		}
+	}
+	return ms
+}
+
 // hold enters a lease that was opened on an account.
 func (s *state) hold(l Lease) {
 	account, on := AccountOf(l)

@@ -420,7 +420,7 @@ func (s *state) turned(c *context, r *Rotation, o Object) int64 {
 			if r.Urgent {
 				return c.now
 			}
-			return c.now + a.Grace.MS()
+			return max(c.now+a.Grace.MS(), s.promised(o.Name))
 		}
 	}
 	r.settle()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -117,4 +118,140 @@ func TestRotationCannotWaitForApprovals(t *testing.T) {
 			t.Errorf("%+v", x)
 		}
 	})
+}
+
+// TestAccountThatTurnsAfterUseIsGivenToOneAtATime: who asks meanwhile is told who
+// has it; the first is not locked out by the second, and the next one is served once
+// the secret was replaced.
+func TestAccountThatTurnsAfterUseIsGivenToOneAtATime(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(usedOnce)...)
+		r.turns("Account/app", 1)
+		in := wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "1m"}
+		a := r.must(appCaller, in)
+		_, err := r.request(agentCaller, in)
+		r.fails(err, fault.Conflict, ledger.CodeAccountHeld)
+		for _, want := range []string{"workload:a holds it until " + a.ExpiresAt.UTC().Format("2006-01-02T15:04:05Z"), "--wait", "mayfly lease revoke " + a.LeaseID} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q is missing: %v", want, err)
+			}
+		}
+		if fe := fault.As(err); fe.RetryAfter <= 0 || fe.RetryAfter > time.Minute {
+			t.Errorf("retry after %s", fe.RetryAfter)
+		}
+		for time.Now().Before(a.ExpiresAt) {
+			if !k.has("app", a.Credential["password"]) {
+				t.Fatalf("the holder's login is refused %s before its end", time.Until(a.ExpiresAt))
+			}
+			wait(time.Second)
+		}
+		r.within(gone, "the next one has it", func() bool { _, err = r.request(agentCaller, in); return err == nil })
+		if !r.ended(a.LeaseID)() || k.has("app", a.Credential["password"]) {
+			t.Errorf("the first lease is %s", r.lease(a.LeaseID).State)
+		}
+	})
+}
+
+// TestCrashLoopIsNotLockedOutOfAnAccount: its earlier run's lease is given back, and
+// it is served as soon as the secret was replaced.
+func TestCrashLoopIsNotLockedOutOfAnAccount(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(usedOnce)...)
+		r.turns("Account/app", 1)
+		in := wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "1m"}
+		who := callerOf("workload:a", "pod-1")
+		first := r.must(who, in)
+		_, err := r.request(who, in)
+		r.fails(err, fault.Unavailable, "account_turning")
+		_, err = r.request(callerOf("workload:a", "pod-2"), in)
+		if err == nil {
+			t.Fatal("another instance has it beside the first")
+		}
+		var next wire.AccessAnswer
+		r.within(10*time.Second, "it is served", func() bool { next, err = r.request(who, in); return err == nil })
+		if !k.has("app", next.Credential["password"]) || k.has("app", first.Credential["password"]) {
+			t.Error("the wrong one logs in")
+		}
+		wait(20 * time.Second)
+		if !k.has("app", next.Credential["password"]) {
+			t.Error("the end of the first took the secret of the second")
+		}
+	})
+}
+
+// TestHoldersFromBeforeLoseNothingToEachOther: the spec asks for one holder at a
+// time while several hold the account.
+func TestHoldersFromBeforeLoseNothingToEachOther(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(`{"target":"t1","usernames":["app"]}`)...)
+		r.turns("Account/app", 1)
+		a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "1m"})
+		b := r.must(agentCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "10m"})
+		r.apply(account(usedOnce)...)
+		wait(9 * time.Minute)
+		if !k.has("app", b.Credential["password"]) {
+			t.Fatal("the end of one lease took the secret of the other")
+		}
+		wait(2 * time.Minute)
+		for _, id := range []string{a.LeaseID, b.LeaseID} {
+			if l := r.lease(id); l.State != ledger.LeaseEnded || !strings.Contains(string(l.End.Receipt), `"rotated"`) {
+				t.Errorf("%s: %+v", id, l.End)
+			}
+		}
+		if k.has("app", b.Credential["password"]) {
+			t.Error("what they held still logs in")
+		}
+	})
+}
+
+// TestLeaseEndsWithTheTurnItWaitsFor: however often it was looked at in vain before,
+// while the target was away.
+func TestLeaseEndsWithTheTurnItWaitsFor(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(usedOnce)...)
+		r.turns("Account/app", 1)
+		k.refusing(&issuers.Error{Kind: issuers.Refused, Detail: "away"})
+		a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "1m"})
+		wait(90 * time.Minute)
+		if l := r.lease(a.LeaseID); l.State != ledger.LeaseEnding {
+			t.Fatalf("%s", l.State)
+		}
+		k.refusing(nil)
+		for r.rotation("Account/app").Turns < 2 {
+			wait(10 * time.Millisecond)
+		}
+		r.within(3*time.Second, "the lease has ended", r.ended(a.LeaseID))
+	})
+}
+
+// refusing sets what the target answers when it is to replace a secret; nil: well.
+func (k *turning) refusing(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refuses = err
+}
+
+// TestShorterGraceCutsNoLease: what was given out under a longer grace works as long
+// as was said, unless somebody takes it away.
+func TestShorterGraceCutsNoLease(t *testing.T) {
+	const long, short = `{"target":"t1","usernames":["app_a","app_b"],"grace":"30m"}`, `{"target":"t1","usernames":["app_a","app_b"],"grace":"10s"}`
+	for _, now := range []bool{false, true} {
+		turnings(t, func(t *testing.T, r *rig, k *turning) {
+			r.apply(account(long)...)
+			r.turns("Account/app", 1)
+			a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p", TTL: "20m"})
+			r.apply(account(short)...)
+			if _, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app", Now: now}); err != nil {
+				t.Fatal(err)
+			}
+			wait(19 * time.Minute)
+			if works := k.has(a.Credential["username"], a.Credential["password"]); works == now {
+				t.Errorf("cut short on purpose: %v; a login a minute before the lease's end succeeds: %v", now, works)
+			}
+			r.turns("Account/app", 2)
+			if k.has(a.Credential["username"], a.Credential["password"]) || time.Now().After(a.ExpiresAt.Add(2*time.Minute)) {
+				t.Errorf("what the lease gave out works %s after its end", time.Since(a.ExpiresAt))
+			}
+		})
+	}
 }

@@ -49,6 +49,59 @@ func present(q ledger.Query, account string, a ledger.AccountSpec) (username str
 	return a.Usernames[r.Active], secret.New(string(raw)), nil
 }
 
+// checkHolder refuses a second holder of an account that has one at a time, as
+// Apply would, before it is in the log; the ledger's word counts. back is the
+// lease of an earlier run of the same instance, which nobody uses any more.
+func (e *Engine) checkHolder(q ledger.Query, c Caller, a access, f footing) (back string, err error) {
+	if !f.account.RotateAfterUse {
+		return "", nil
+	}
+	for _, id := range q.Holders(f.role.Account, 1) {
+		l, _ := q.Lease(id)
+		task, _ := q.Task(l.Grant.TaskID)
+		g := l.Grant
+		switch {
+		case l.State != ledger.LeaseOpen:
+			return "", turningAfterUse(f.role.Account, l)
+		case f.task == nil && task.Implicit && c.Session.Instance != "" && g.Principal == c.Session.Principal && g.Instance == c.Session.Instance && g.Role == a.Role:
+			return id, nil
+		}
+		return "", &fault.Error{Kind: fault.Conflict, Code: ledger.CodeAccountHeld,
+			RetryAfter: max(time.Second, min(time.UnixMilli(l.ExpiresMS).Sub(e.now()), maxHeldRetry)),
+			Detail:     fmt.Sprintf("Account %s has one holder at a time, since its secret is replaced after each use: %s. Wait for it with --wait; or have the lease ended: mayfly lease revoke %s", f.role.Account, l.Holds(), id)}
+	}
+	return "", nil
+}
+
+// maxHeldRetry is after how long who waits for an account asks again at the
+// latest: its holder may give it back early.
+const maxHeldRetry = 5 * time.Second
+
+// turningAfterUse is the answer while the secret that the last holder had is being
+// replaced.
+func turningAfterUse(account string, l ledger.Lease) error {
+	detail := ""
+	if l.End != nil && l.End.Problem != "" {
+		detail = " (" + l.End.Problem + ")"
+	}
+	return &fault.Error{Kind: fault.Unavailable, Code: "account_turning", RetryAfter: time.Second,
+		Detail: fmt.Sprintf("Account %s: %s%s. Retry.", account, l.Holds(), detail)}
+}
+
+// giveBack ends the lease of an earlier run of the caller's instance. Where accounts
+// are shared a new lease supersedes it in one command; here its secret is to be
+// replaced first.
+func (e *Engine) giveBack(ctx context.Context, c Caller, lease, role string) error {
+	h := e.header(c)
+	h.Idem = nil
+	if _, err := e.commit(ctx, h, &ledger.EndLeases{IDs: []string{lease}, Reason: ledger.EndRevoked}); err != nil {
+		return err
+	}
+	e.wake()
+	return &fault.Error{Kind: fault.Unavailable, Code: "account_turning", RetryAfter: time.Second,
+		Detail: fmt.Sprintf("Role %s: what this instance was given before is being replaced (lease %s). Retry.", role, lease)}
+}
+
 // handOut delivers an account's present secret under a committed lease.
 func (e *Engine) handOut(ctx context.Context, t *target, l ledger.Lease, account string) (wire.AccessAnswer, error) {
 	var username string
@@ -133,6 +186,7 @@ func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Re
 			return nil
 		}
 		cmd := ledger.WantRotation{Subject: ledger.RotationSubject(ledger.KindAccount, name), Reason: ledger.RotateUsed}
+		held := false
 		switch {
 		case l.End.Reason == ledger.EndContained || l.End.Reason == ledger.EndRevoked && l.End.By != l.Grant.Principal:
 			// A holder who gives a lease back needs nobody's leave for it; that must not
@@ -146,17 +200,28 @@ func (e *Engine) lookAtAccount(name string, l ledger.Lease) (receipt *issuers.Re
 				receipt = &issuers.Receipt{Proof: issuers.ProofExpiresOnly, Detail: "the account lives on, and its secret until the next rotation"}
 				return nil
 			}
+			held = e.heldYet(q, name)
 		}
 		r, _ := q.Rotation(cmd.Subject)
 		switch {
 		case r.Turns > q.LetGo(l.ID) && r.State == ledger.RotationIdle:
 			receipt = &issuers.Receipt{Proof: proofRotated, Detail: "account " + name + " has had another secret since " + at(r.DoneMS).Format(time.RFC3339) + "; the target took it in a login"}
+		case held: // the last of them turns it
 		case r.Turns == q.LetGo(l.ID) && r.Wanted == "" && r.State != ledger.RotationTurning || cmd.Urgent && !r.Urgent:
 			want = &cmd
 		}
 		return nil
 	})
 	return receipt, want, err
+}
+
+// heldYet says whether somebody holds an account: from before its spec asked for one
+// holder at a time there may be several.
+func (e *Engine) heldYet(q ledger.Query, account string) bool {
+	return slices.ContainsFunc(q.Holders(account, ledger.MaxEndBatch), func(id string) bool {
+		l, _ := q.Lease(id)
+		return l.State == ledger.LeaseOpen
+	})
 }
 
 // checkAccountObject checks at the door what Apply leaves to this build.
@@ -265,7 +330,7 @@ func (e *Engine) Rotate(ctx context.Context, c Caller, in wire.RotateRequest) (w
 	if err != nil {
 		return wire.Rotation{}, err
 	}
-	r, err := e.allowAtOnce(ctx, c, ask)
+	r, err := e.allow(ctx, c, ask)
 	if err != nil {
 		return wire.Rotation{}, err
 	}

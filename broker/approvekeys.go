@@ -14,7 +14,7 @@ import (
 
 // KeyDocument is what a new approval key signs, and who must vouch for it.
 func (e *Engine) KeyDocument(ctx context.Context, c Caller, principal string, in wire.ApproveKey) (wire.KeyDocument, error) {
-	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, nil); err != nil {
+	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, e.allowProposing, nil); err != nil {
 		return wire.KeyDocument{}, err
 	}
 	key, err := approveKey(in)
@@ -93,16 +93,23 @@ func optional(s *wire.Signature) *cosign.Signature {
 // to it, it becomes a change that waits.
 func (e *Engine) addApproveKey(ctx context.Context, c Caller, principal string, key cosign.Key, proof, vouch *cosign.Signature) (wire.Key, error) {
 	h := e.header(c)
-	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, &h); err != nil {
+	if principal == "" {
+		principal = c.Session.Principal
+	}
+	var voucher string
+	if err := e.view(func(q ledger.Query) error { voucher = q.Voucher(principal); return nil }); err != nil {
+		return wire.Key{}, err
+	}
+	allow := e.allow
+	if voucher == ledger.VouchApprovers && vouch == nil { // it becomes a change
+		allow = e.allowProposing
+	}
+	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, allow, &h); err != nil {
 		return wire.Key{}, err
 	}
 	thumb, err := cosign.Thumbprint(key.JWK)
 	if err != nil {
 		return wire.Key{}, fault.Wrap(err, fault.Invalid, "key_malformed", "The key does not read: %v.", err)
-	}
-	var voucher string
-	if err := e.view(func(q ledger.Query) error { voucher = q.Voucher(principal); return nil }); err != nil {
-		return wire.Key{}, err
 	}
 	rec := ledger.Key{Thumbprint: thumb, Principal: principal, Use: ledger.UseApprove, JWK: key.JWK, Approve: &key}
 	if voucher == ledger.VouchApprovers && vouch == nil {

@@ -33,7 +33,7 @@ func (e *Engine) Contain(ctx context.Context, c Caller, in wire.ContainRequest) 
 	if err != nil {
 		return wire.ContainAnswer{}, err
 	}
-	r, err := e.allow(ctx, c, question{action: policy.ActionContain, resource: policy.Resource{Kind: kind, Name: name}, context: policy.Context{Purpose: in.Reason}})
+	r, err := e.allowTaking(ctx, c, question{action: policy.ActionContain, resource: policy.Resource{Kind: kind, Name: name}, context: policy.Context{Purpose: in.Reason}})
 	if err != nil {
 		return wire.ContainAnswer{}, err
 	}

@@ -380,7 +380,7 @@ func (e *Engine) ApproveGrant(ctx context.Context, c Caller, id string, in wire.
 	h := e.header(c)
 	own := g.StepUp != "" && e.isPerson(c, g.Principal)
 	if !own { // a step-up is the requester's own word, not an approval
-		r, err := e.oversee(ctx, c, policy.ActionApprove, g)
+		r, err := e.oversee(ctx, c, policy.ActionApprove, g, false)
 		if err != nil {
 			return wire.Grant{}, err
 		}
@@ -410,7 +410,8 @@ func (e *Engine) isPerson(c Caller, of string) (same bool) {
 // grant. Who is in a group that is asked for may, unless a policy forbids it: the
 // role, or the policy that permitted the request, names the group for just that.
 // Anybody else needs a permit; whether their signature counts is the ledger's to say.
-func (e *Engine) oversee(ctx context.Context, c Caller, action string, g ledger.Cosigned) (ruling, error) {
+// takes says that what is done only takes power away.
+func (e *Engine) oversee(ctx context.Context, c Caller, action string, g ledger.Cosigned, takes bool) (ruling, error) {
 	var r ruling
 	var asked bool
 	err := e.view(func(q ledger.Query) (err error) {
@@ -430,10 +431,13 @@ func (e *Engine) oversee(ctx context.Context, c Caller, action string, g ledger.
 	if err != nil {
 		return r, err
 	}
-	if !r.Decision.Permit && !(asked && r.Decision.Code == policy.CodeNoPermit) {
+	switch {
+	case !r.Decision.Permit && !(asked && r.Decision.Code == policy.CodeNoPermit):
 		return r, e.deny(ctx, c, r)
+	case asked || takes: // no permit is needed, or nothing that is to be agreed to
+		return r, nil
 	}
-	return r, nil
+	return r, e.checkOwed(ctx, c, r)
 }
 
 // DenyGrant is an approver's no; it is final for this request.
@@ -459,7 +463,7 @@ func (e *Engine) endGrant(ctx context.Context, c Caller, id, to, action, note st
 	h := e.header(c)
 	signed := slices.ContainsFunc(g.Signed, func(s ledger.Signed) bool { return s.Principal == c.Session.Principal })
 	if action != "" && !(to == ledger.GrantRevoked && signed) { // who approved may always take it back
-		r, err := e.oversee(ctx, c, action, g)
+		r, err := e.oversee(ctx, c, action, g, true)
 		if err != nil {
 			return wire.Grant{}, err
 		}
@@ -496,7 +500,7 @@ func (e *Engine) ReviewGrant(ctx context.Context, c Caller, id string, in wire.R
 	if err != nil {
 		return wire.Grant{}, err
 	}
-	r, err := e.oversee(ctx, c, policy.ActionReview, g)
+	r, err := e.oversee(ctx, c, policy.ActionReview, g, false)
 	if err != nil {
 		return wire.Grant{}, err
 	}

@@ -501,3 +501,36 @@ func TestFailedMintCostsNoApproval(t *testing.T) {
 		})
 	}
 }
+
+// TestRepeatThatFailsGivesNoGrantBack: its first answer held the secret, whoever
+// has it; were the grant given back, two people's word would serve for ever.
+func TestRepeatThatFailsGivesNoGrantBack(t *testing.T) {
+	gathering(t, func(t *testing.T, p *people) {
+		a := p.ask("workload:a", priv)
+		p.approves(a.GrantID, "human:bo", "human:kim")
+		who := p.who["workload:a"]
+		who.Idem = &ledger.Idem{Key: "k", Hash: "h"}
+		got, err := p.engine.CollectGrant(t.Context(), who, a.GrantID, wire.CollectRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.wire(fail("t2", "mint", &issuers.Error{Kind: issuers.Unreachable, Detail: "down"}))
+		if _, err := p.engine.CollectGrant(t.Context(), who, a.GrantID, wire.CollectRequest{}); err == nil {
+			t.Fatal("the repeat was to fail")
+		}
+		p.wire(nil)
+		if l := p.lease(got.LeaseID); l.State == ledger.LeaseOpen || l.Generation != 2 {
+			t.Fatalf("%+v", l)
+		}
+		if again, err := p.collect("workload:a", a.GrantID); err == nil {
+			t.Errorf("a second lease: %+v", again)
+		}
+		if g, err := p.engine.Grant(t.Context(), p.who["workload:a"], a.GrantID); err != nil || g.State == wire.GrantApproved {
+			t.Errorf("the grant is %s (%v)", g.State, err)
+		}
+		wait(gone)
+		if n := len(p.t2.Accounts()); n != 0 {
+			t.Errorf("%d accounts", n)
+		}
+	})
+}

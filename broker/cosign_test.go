@@ -122,7 +122,7 @@ func (p *people) collect(who, id string) (wire.AccessAnswer, error) {
 	return p.engine.CollectGrant(p.t.Context(), p.who[who], id, wire.CollectRequest{})
 }
 
-func wantCode(t *testing.T, what string, err error, code string) {
+func wantCode(t testing.TB, what string, err error, code string) {
 	t.Helper()
 	if fe := fault.As(err); err == nil || fe.StableCode() != code {
 		t.Errorf("%s: %v, wanted %s", what, err, code)

@@ -29,7 +29,7 @@ func (e *Engine) askForChange(ctx context.Context, c Caller, plan []change, reas
 		if x.action() == "unchanged" {
 			continue
 		}
-		o := cosign.ObjectChange{Kind: x.Kind, Name: x.Name, Version: x.Version, Delete: x.Delete, Spec: x.Spec}
+		o := cosign.ObjectChange{Kind: x.Kind, Name: x.Name, Version: x.Version, Delete: x.Delete, Spec: x.Spec, Override: x.Override}
 		for _, s := range x.secrets {
 			o.Secrets = append(o.Secrets, cosign.SecretChange{Name: s.Name, SHA256: hex.EncodeToString(s.Commitment().SHA256)})
 		}
@@ -123,28 +123,42 @@ func (e *Engine) makeChange(ctx context.Context, c Caller, g ledger.Cosigned) er
 	}
 	asker := requesterOf(d.Common)
 	var rulings []ruling
+	var plan []change
 	err = e.view(func(q ledger.Query) error {
-		var plan []change
 		for _, o := range d.Objects {
-			x := change{ObjectChange: ledger.ObjectChange{Kind: o.Kind, Name: o.Name, Version: o.Version, Delete: o.Delete, Spec: o.Spec}}
+			x := change{ObjectChange: ledger.ObjectChange{Kind: o.Kind, Name: o.Name, Version: o.Version, Delete: o.Delete, Spec: o.Spec, Override: o.Override}}
 			x.before, x.exists = q.Object(o.Kind, o.Name)
+			for _, s := range o.Secrets {
+				x.secrets = append(x.secrets, ledger.Secret{Name: s.Name, Value: q.HeldSecret(g.ID, s.Name)})
+			}
 			plan = append(plan, x)
 			res, err := e.resourceOf(q, o.Kind, o.Name)
 			if err != nil {
 				return err
 			}
-			r, err := e.decide(q, asker, question{action: policy.ActionAdminister, resource: res})
+			ask := question{action: policy.ActionAdminister, resource: res}
+			if o.Override {
+				ask.context.Purpose = d.Reason
+			}
+			r, err := e.decide(q, asker, ask)
 			if err != nil {
 				return err
 			}
 			if !r.Decision.Permit {
 				return fault.New(fault.Denied, ledger.CodeGrantVoid, "%s may no longer change %s %s. The change was not made.", g.Principal, o.Kind, o.Name)
 			}
+			// The step-up was seen when it was asked for; no session is as fresh by now.
+			if owing := r.owed(g.Needs); len(owing.approvals) > 0 || owing.stepUp != asker.Session.Method && owing.stepUp != "" {
+				return owing.denial(asker, r, "The change was not made.")
+			}
 			rulings = append(rulings, r)
 		}
 		return e.checkDoor(q, asker, plan)
 	})
 	if err != nil {
+		return err
+	}
+	if err := e.tryOverrides(ctx, plan); err != nil { // it may have been set again since it was asked for
 		return err
 	}
 	h := e.header(c)
@@ -164,6 +178,7 @@ func (e *Engine) makeChange(ctx context.Context, c Caller, g ledger.Cosigned) er
 	}
 	if err == nil {
 		e.changed.tell()
+		e.wake() // a secret that was overridden turns
 	}
 	return err
 }

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -285,39 +284,9 @@ func merge(a, b map[string]string) map[string]string {
 	return out
 }
 
-// allow decides and, on a denial, records it and returns the error. Reads and
-// other calls that commit nothing on a permit use it.
-func (e *Engine) allow(ctx context.Context, c Caller, ask question) (ruling, error) {
-	var r ruling
-	err := e.view(func(q ledger.Query) (err error) {
-		r, err = e.decide(q, c, ask)
-		return err
-	})
-	if err != nil {
-		return r, err
-	}
-	if !r.Decision.Permit {
-		return r, e.deny(ctx, c, r)
-	}
-	return r, nil
-}
-
-// allowAtOnce is allow for what changes something and cannot wait: a permit that
-// asks for approvals or a second factor is none for it.
-func (e *Engine) allowAtOnce(ctx context.Context, c Caller, ask question) (ruling, error) {
-	r, err := e.allow(ctx, c, ask)
-	if err != nil {
-		return r, err
-	}
-	if o := r.Decision.Obligations; len(o.Approvals) > 0 || o.StepUp != "" {
-		return r, e.recordDenial(ctx, c, r, fault.New(fault.Denied, ledger.CodeApprovalRequired, "Policy permits %s only with co-signatures or a second factor, and it cannot wait for them. Permit it to somebody without, or ask somebody who may.", ask.action))
-	}
-	return r, nil
-}
-
 // mayRead reports whether policy lets the caller read a kind of thing, without
 // recording a denial: lists then show what is the caller's own.
 func (e *Engine) mayRead(q ledger.Query, c Caller, r policy.Resource) bool {
 	rule, err := e.decide(q, c, question{action: policy.ActionRead, resource: r})
-	return err == nil && rule.Decision.Permit
+	return err == nil && rule.Decision.Permit && rule.owed(nil).none()
 }

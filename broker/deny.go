@@ -71,8 +71,11 @@ func (d *denials) forgetIdle(now time.Time) {
 // deny records a denial and returns it as an error: no answer before its
 // record (law 5).
 func (e *Engine) deny(ctx context.Context, c Caller, r ruling) error {
-	err := fault.New(fault.Denied, denialCode(r.Decision), "%s", denialText(c, r))
-	return e.recordDenial(ctx, c, r, err)
+	return e.recordDenial(ctx, c, r, denied(c, r))
+}
+
+func denied(c Caller, r ruling) *fault.Error {
+	return fault.New(fault.Denied, denialCode(r.Decision), "%s", denialText(c, r))
 }
 
 // refuse records a refusal that is not policy's (a cap, a scope that is too

@@ -279,6 +279,7 @@ var kindOfCode = map[string]fault.Kind{
 	ledger.CodeStepUp:           fault.Denied,
 	ledger.CodeVouch:            fault.Denied,
 	ledger.CodeRotating:         fault.Conflict,
+	ledger.CodeAccountHeld:      fault.Conflict,
 }
 
 func refusal(res ledger.Result, decision string) *fault.Error {
@@ -292,6 +293,8 @@ func refusal(res ledger.Result, decision string) *fault.Error {
 		err.RetryAfter = time.Minute
 	case ledger.CodeCooling:
 		err.RetryAfter = ledger.CoolingMS * time.Millisecond
+	case ledger.CodeAccountHeld:
+		err.RetryAfter = time.Second
 	case ledger.CodeCapRole, ledger.CodeCapInstance:
 		err.RetryAfter = 30 * time.Second
 	}

@@ -92,6 +92,7 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		t    *target
 		role ledger.RoleSpec
 		cmd  = ledger.ExtendLease{ID: id}
+		no   *declined
 	)
 	err = e.viewing(ctx, func(q ledger.Query) (err error) {
 		var ok bool
@@ -113,17 +114,19 @@ func (e *Engine) renew(ctx context.Context, c Caller, id string, asked time.Dura
 		ask := question{action: policy.ActionRenew, resource: res, context: policy.Context{
 			Purpose: l.Grant.Purpose, Scope: flatten(l.Grant.Scope), Chain: l.Grant.Chain, TTLSeconds: (cmd.ExpiresMS - e.now().UnixMilli()) / 1000,
 		}}
-		if r, err = e.decide(q, c, ask); err != nil || !r.Decision.Permit {
+		if r, err = e.decide(q, c, ask); err != nil {
 			return err
 		}
-		t, err = e.targets.acquire(q, l.Target)
+		if no = declineRenewal(q, c, r, l); no == nil {
+			t, err = e.targets.acquire(q, l.Target)
+		}
 		return err
 	})
 	if err != nil {
 		return out, false, err
 	}
-	if !r.Decision.Permit {
-		return out, false, e.deny(ctx, c, r)
+	if no != nil {
+		return out, false, e.recordDenial(ctx, c, no.ruling, no.err)
 	}
 	defer e.targets.release(t)
 	ext, ok := t.issuer.(issuers.Extender)
@@ -182,7 +185,11 @@ func (e *Engine) Revoke(ctx context.Context, c Caller, id string, in wire.Revoke
 	}
 	h := e.header(c)
 	if in.Force || l.Grant.Principal != c.Session.Principal {
-		r, err := e.allow(ctx, c, question{action: policy.ActionRevoke, resource: res, context: policy.Context{Purpose: in.Reason}})
+		allow := e.allowTaking
+		if in.Force {
+			allow = e.allow // the credential may live on: that takes nothing away
+		}
+		r, err := allow(ctx, c, question{action: policy.ActionRevoke, resource: res, context: policy.Context{Purpose: in.Reason}})
 		if err != nil {
 			return wire.Lease{}, err
 		}

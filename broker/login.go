@@ -313,7 +313,7 @@ func (e *Engine) Whoami(_ context.Context, c Caller) (wire.Whoami, error) {
 
 // Keys lists the registered keys of a principal; "" is the caller.
 func (e *Engine) Keys(ctx context.Context, c Caller, principal string) ([]wire.Key, error) {
-	if err := e.overPrincipal(ctx, c, &principal, policy.ActionRead, nil); err != nil {
+	if err := e.overPrincipal(ctx, c, &principal, policy.ActionRead, e.allow, nil); err != nil {
 		return nil, err
 	}
 	out := []wire.Key{}
@@ -335,16 +335,19 @@ func wireKey(k ledger.Key) wire.Key {
 	return out
 }
 
+// asks is one of the ways to ask policy: [Engine.allow] and its like.
+type asks func(ctx context.Context, c Caller, ask question) (ruling, error)
+
 // overPrincipal lets the caller act on itself; on others as policy says. It
 // fills in an empty principal and the header's decision.
-func (e *Engine) overPrincipal(ctx context.Context, c Caller, principal *string, action string, h *ledger.Header) error {
+func (e *Engine) overPrincipal(ctx context.Context, c Caller, principal *string, action string, allow asks, h *ledger.Header) error {
 	if *principal == "" {
 		*principal = c.Session.Principal
 	}
 	if *principal == c.Session.Principal {
 		return nil
 	}
-	r, err := e.allow(ctx, c, question{action: action, resource: policy.Resource{Kind: ledger.KindPrincipal, Name: *principal}})
+	r, err := allow(ctx, c, question{action: action, resource: policy.Resource{Kind: ledger.KindPrincipal, Name: *principal}})
 	if err == nil && h != nil {
 		h.DecisionID, h.Decision = r.ID, r.encode()
 	}
@@ -360,7 +363,7 @@ func (e *Engine) AddKey(ctx context.Context, c Caller, in wire.AddKeyRequest) (w
 	if in.Use == ledger.UseApprove {
 		return e.addKeyToApprove(ctx, c, in)
 	}
-	if err := e.overPrincipal(ctx, c, &in.Principal, policy.ActionAdminister, &h); err != nil {
+	if err := e.overPrincipal(ctx, c, &in.Principal, policy.ActionAdminister, e.allow, &h); err != nil {
 		return wire.Key{}, err
 	}
 	jwk, err := publicJWK(in.JWK, "")
@@ -386,7 +389,7 @@ func (e *Engine) AddKey(ctx context.Context, c Caller, in wire.AddKeyRequest) (w
 // RemoveKey removes a key and ends the sessions that it opened.
 func (e *Engine) RemoveKey(ctx context.Context, c Caller, principal, thumbprint string) error {
 	h := e.header(c)
-	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, &h); err != nil {
+	if err := e.overPrincipal(ctx, c, &principal, policy.ActionAdminister, e.allowTaking, &h); err != nil {
 		return err
 	}
 	_, err := e.commit(ctx, h, &ledger.RemoveKey{Principal: principal, Thumbprint: thumbprint})

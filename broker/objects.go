@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/mayfly-broker/mayfly/broker/cosign"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/identity"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -110,39 +111,29 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	answer := wire.ApplyAnswer{Changes: []wire.Change{}, DryRun: in.DryRun}
 	var plan []change
 	var rulings []ruling
-	var denied *ruling
+	var no *declined
 	var waits bool
 	err := e.viewing(ctx, func(q ledger.Query) (err error) {
-		rulings = nil // it may run again
 		if plan, err = e.changes(q, in); err != nil {
 			return err
 		}
-		for _, x := range plan {
-			if x.action() == "unchanged" {
-				continue
-			}
-			res, err := e.resourceOf(q, x.Kind, x.Name)
-			if err != nil {
-				return err
-			}
-			r, err := e.decide(q, c, question{action: policy.ActionAdminister, resource: res})
-			if err != nil {
-				return err
-			}
-			if !r.Decision.Permit {
-				denied = &r
-				return nil
-			}
-			rulings = append(rulings, r)
-		}
 		waits = underCustody(q, plan)
+		if rulings, no, err = e.ruleChanges(q, c, plan, in.Reason, custodians(q, waits)); err != nil || no != nil {
+			return err
+		}
+		if err := checkOverrides(in, plan); err != nil {
+			return err
+		}
 		return e.checkDoor(q, c, plan)
 	})
 	if err != nil {
 		return answer, err
 	}
-	if denied != nil {
-		return answer, e.deny(ctx, c, *denied)
+	if no != nil {
+		return answer, e.recordDenial(ctx, c, no.ruling, no.err)
+	}
+	if err := e.tryOverrides(ctx, plan); err != nil {
+		return answer, err
 	}
 	for _, x := range plan {
 		answer.Changes = append(answer.Changes, wire.Change{Kind: x.Kind, Name: x.Name, Action: x.action(), Before: x.before.Spec, After: x.Spec})
@@ -165,6 +156,49 @@ func (e *Engine) Apply(ctx context.Context, c Caller, in wire.ApplyRequest) (wir
 	return answer, nil
 }
 
+// declined is a ruling that does not let something be done, and why.
+type declined struct {
+	ruling ruling
+	err    *fault.Error
+}
+
+// ruleChanges asks policy about each change that changes something. needs is what
+// the changes gather.
+func (e *Engine) ruleChanges(q ledger.Query, c Caller, plan []change, reason string, needs []cosign.Need) (rulings []ruling, no *declined, err error) {
+	for _, x := range plan {
+		if x.action() == "unchanged" {
+			continue
+		}
+		res, err := e.resourceOf(q, x.Kind, x.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		ask := question{action: policy.ActionAdminister, resource: res}
+		if x.Override {
+			ask.context.Purpose = reason
+		}
+		r, err := e.decide(q, c, ask)
+		if err != nil {
+			return nil, nil, err
+		}
+		if no := declineChange(c, r, needs); no != nil {
+			return nil, no, nil
+		}
+		rulings = append(rulings, r)
+	}
+	return rulings, nil, nil
+}
+
+func declineChange(c Caller, r ruling, needs []cosign.Need) *declined {
+	if !r.Decision.Permit {
+		return &declined{r, denied(c, r)}
+	}
+	if d := r.owed(needs); !d.none() {
+		return &declined{r, d.denial(c, r, insteadOfChange(needs))}
+	}
+	return nil
+}
+
 func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rulings []ruling) (ledger.Result, error) {
 	var cmd ledger.ChangeObjects
 	var secrets []ledger.Secret
@@ -180,6 +214,7 @@ func (e *Engine) commitChanges(ctx context.Context, c Caller, plan []change, rul
 	if err != nil {
 		return res, err
 	}
+	e.wake() // a secret that was overridden turns
 	if err := e.SyncPlugins(); err != nil {
 		e.log.Warn("plugins not looked at; they are soon", "error", err)
 	}
@@ -233,7 +268,7 @@ func (e *Engine) changes(q ledger.Query, in wire.ApplyRequest) ([]change, error)
 		return nil
 	}
 	for _, o := range in.Objects {
-		if err := add(o.Kind, o.Name, func(x *change) error { return e.fillSpec(q, x, o) }); err != nil {
+		if err := add(o.Kind, o.Name, func(x *change) error { return e.fillSpec(q, x, o, in.Override) }); err != nil {
 			return nil, err
 		}
 	}
@@ -273,7 +308,7 @@ func unnamed(q ledger.Query, named []change, seen map[wire.Ref]bool) []wire.Ref 
 }
 
 // fillSpec takes over a document's spec, in canonical form, and its secrets.
-func (e *Engine) fillSpec(q ledger.Query, x *change, o wire.Object) error {
+func (e *Engine) fillSpec(q ledger.Query, x *change, o wire.Object, override bool) error {
 	x.Spec = o.Spec
 	if len(x.Spec) == 0 {
 		x.Spec = json.RawMessage(`{}`)
@@ -302,7 +337,10 @@ func (e *Engine) fillSpec(q ledger.Query, x *change, o wire.Object) error {
 	}
 	for _, name := range slices.Sorted(mapKeys(fields)) {
 		if q.RotationOwns(x.Kind, x.Name, name) {
-			continue // a rotated secret is never put back
+			if !override || x.Kind != ledger.KindTarget {
+				continue // a rotated secret is never put back
+			}
+			x.Override = true
 		}
 		full := x.Kind + "/" + x.Name + "/" + name
 		x.secrets = append(x.secrets, sealed(full, fields[name]))
@@ -463,13 +501,18 @@ func (e *Engine) checkPower(q ledger.Query, c Caller, plan []change) error {
 	if err != nil {
 		var problems policy.Problems
 		if errors.As(err, &problems) {
-			var lines []string
-			for _, p := range problems {
-				lines = append(lines, p.String())
-			}
-			return fault.New(fault.Invalid, "invalid_policy", "%s", strings.Join(lines, "\n"))
+			return invalidPolicy(problems)
 		}
 		return fault.Wrap(err, fault.Invalid, "invalid_policy", "%v", err)
+	}
+	idle := slices.DeleteFunc(set.Idle(policy.ActionContain, policy.ActionRevoke), func(p policy.Problem) bool {
+		// What stands already goes on meaning what it means.
+		return !slices.ContainsFunc(plan, func(x change) bool {
+			return x.Kind == ledger.KindPolicy && x.Name == p.Source && x.action() != "unchanged"
+		})
+	})
+	if len(idle) > 0 {
+		return invalidPolicy(idle)
 	}
 	g := &ground{set: set, members: membersOf(after(ledger.KindGroup)), zones: zoneNets(q.Objects(ledger.KindZone))}
 	for _, o := range after(ledger.KindPrincipal) {
@@ -477,7 +520,15 @@ func (e *Engine) checkPower(q ledger.Query, c Caller, plan []change) error {
 			return nil
 		}
 	}
-	return fault.New(fault.Conflict, ledger.CodeLastAdmin, "After this change no human could administer policies any more. Keep a policy that permits action administer on Policy to somebody.")
+	return fault.New(fault.Conflict, ledger.CodeLastAdmin, "After this change no human could administer policies any more. Keep a policy that permits action administer on Policy to somebody, and asks for no approvals or step-up for it.")
+}
+
+func invalidPolicy(problems policy.Problems) error {
+	var lines []string
+	for _, p := range problems {
+		lines = append(lines, p.String())
+	}
+	return fault.New(fault.Invalid, "invalid_policy", "%s", strings.Join(lines, "\n"))
 }
 
 func (e *Engine) administers(q ledger.Query, c Caller, g *ground, name string) bool {
@@ -485,5 +536,6 @@ func (e *Engine) administers(q ledger.Query, c Caller, g *ground, name string) b
 	req.Principal = e.principal(q, g, name, "")
 	c.Session.Principal = name
 	e.fillContext(g, c, &req.Context)
-	return g.set.Decide(req).Permit
+	d := g.set.Decide(req)
+	return d.Permit && ruling{Decision: d}.owed(q.Custodians()).none()
 }

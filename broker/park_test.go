@@ -21,13 +21,13 @@ func TestParkedLeasesStayParkedHoweverMany(t *testing.T) {
 		return failed
 	}
 	for n := range 8 {
-		w.park(context.Background(), l, batch(n))
+		w.park(context.Background(), l, batch(n), nil)
 	}
 	if len(l.parked) != 8*withdrawBatch {
 		t.Errorf("%d of %d are parked", len(l.parked), 8*withdrawBatch)
 	}
 	now = now.Add(time.Hour)
-	if w.park(context.Background(), l, batch(8)); len(l.parked) != withdrawBatch {
+	if w.park(context.Background(), l, batch(8), nil); len(l.parked) != withdrawBatch {
 		t.Errorf("%d are remembered long after", len(l.parked))
 	}
 }

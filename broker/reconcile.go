@@ -174,7 +174,7 @@ func (e *Engine) mayHeal(ctx context.Context, c Caller, in wire.ReconcileRequest
 	if err != nil {
 		return ruling{}, err
 	}
-	return e.allowAtOnce(ctx, c, ask)
+	return e.allow(ctx, c, ask)
 }
 
 // recordHealing says who has a target healed, and why (law 5).

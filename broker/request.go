@@ -52,6 +52,8 @@ func (e *Engine) request(ctx context.Context, c Caller, ask access) (wire.Access
 			return e.CollectGrant(ctx, c, p.before, wire.CollectRequest{CSR: ask.CSR, PublicKey: ask.PublicKey})
 		case p.ask != nil:
 			answer, again, err = e.wait(ctx, c, p, ask)
+		case p.back != "":
+			err = e.giveBack(ctx, c, p.back, ask.Role)
 		default:
 			answer, again, err = e.issue(ctx, c, p)
 		}
@@ -130,6 +132,8 @@ type plan struct {
 	ruling ruling
 	role   ledger.RoleSpec
 	target *target
+	// back is a lease that the same instance gives back before it asks again.
+	back string
 }
 
 // ground on which one request stands, as read in one transaction.
@@ -186,6 +190,9 @@ func (e *Engine) plan(ctx context.Context, c Caller, a access) (p plan, err erro
 			}
 			cmd, err := e.ask(q, c, a, f, r)
 			p.ask = &cmd
+			return err
+		}
+		if p.back, err = e.checkHolder(q, c, a, f); err != nil || p.back != "" {
 			return err
 		}
 		p.role = f.role

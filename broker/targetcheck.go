@@ -50,7 +50,7 @@ func checkIssuer(ctx context.Context, name string, iss issuers.Issuer) (wire.Tar
 // PreviewTarget checks a target that is not written yet and proposes roles and
 // a permit for it.
 func (e *Engine) PreviewTarget(ctx context.Context, c Caller, in wire.TargetPreview) (wire.TargetReport, error) {
-	if _, err := e.allow(ctx, c, question{action: policy.ActionAdminister, resource: policy.Resource{Kind: ledger.KindTarget, Name: in.Name}}); err != nil {
+	if _, err := e.allowProposing(ctx, c, question{action: policy.ActionAdminister, resource: policy.Resource{Kind: ledger.KindTarget, Name: in.Name}}); err != nil {
 		return wire.TargetReport{}, err
 	}
 	spec, rest, err := ledger.SplitTarget(in.Spec)

@@ -40,8 +40,17 @@ type lane struct {
 
 type parked struct {
 	until   time.Time
+	seen    turned
 	tries   int
 	problem string
+}
+
+// turned is the last turn of an account that was there to be seen when a lease on it
+// was looked at; after another one the lease waits no longer. The zero value is
+// that of a lease on none.
+type turned struct {
+	subject string
+	seq     uint64
 }
 
 func newWithdrawer(e *Engine) *withdrawer {
@@ -99,7 +108,7 @@ func (w *withdrawer) run(ctx context.Context, name string, l *lane) {
 		w.mu.Unlock()
 	}()
 	for ctx.Err() == nil {
-		batch, err := w.batch(name, l)
+		batch, seen, err := w.batch(name, l)
 		if err != nil || len(batch) == 0 {
 			if err != nil {
 				w.e.log.Error("cannot read what is ending", "target", name, "error", err)
@@ -116,32 +125,41 @@ func (w *withdrawer) run(ctx context.Context, name string, l *lane) {
 			return
 		}
 		l.backoff.Reset()
-		w.park(ctx, l, failed)
+		w.park(ctx, l, failed, seen)
 	}
 }
 
-// batch returns the leases on a target that are to be withdrawn now.
-func (w *withdrawer) batch(name string, l *lane) ([]ledger.Lease, error) {
-	var out []ledger.Lease
+// batch returns the leases on a target that are to be withdrawn now, and for those
+// on accounts the last turn of the account by then.
+func (w *withdrawer) batch(name string, l *lane) (out []ledger.Lease, seen map[string]turned, err error) {
+	seen = map[string]turned{}
 	now := w.e.now()
-	err := w.e.view(func(q ledger.Query) error {
+	err = w.e.view(func(q ledger.Query) error {
 		q.Endings(name, func(x ledger.Ending) bool {
-			if p := l.parked[x.LeaseID]; x.NotBeforeMS > now.UnixMilli() || p != nil && now.Before(p.until) {
+			p := l.parked[x.LeaseID]
+			waits := p != nil && now.Before(p.until) && (p.seen == turned{} || q.Rotated(p.seen.subject) == p.seen.seq)
+			if x.NotBeforeMS > now.UnixMilli() || waits {
 				return true
 			}
-			if lease, ok := q.Lease(x.LeaseID); ok {
-				out = append(out, lease)
+			lease, ok := q.Lease(x.LeaseID)
+			if !ok {
+				return true
 			}
+			if account, on := ledger.AccountOf(lease); on {
+				subject := ledger.RotationSubject(ledger.KindAccount, account)
+				seen[lease.ID] = turned{subject, q.Rotated(subject)}
+			}
+			out = append(out, lease)
 			return len(out) < withdrawBatch
 		})
 		return nil
 	})
-	return out, err
+	return out, seen, err
 }
 
 // park remembers leases that failed alone, and records a problem that a person
 // must see once it is clear that time alone does not help.
-func (w *withdrawer) park(ctx context.Context, l *lane, failed map[string]error) {
+func (w *withdrawer) park(ctx context.Context, l *lane, failed map[string]error, seen map[string]turned) {
 	var items []ledger.Withdrawal
 	for _, id := range slices.Sorted(maps.Keys(failed)) {
 		err := failed[id]
@@ -151,6 +169,7 @@ func (w *withdrawer) park(ctx context.Context, l *lane, failed map[string]error)
 			l.parked[id] = p
 		}
 		p.tries++
+		p.seen = seen[id]
 		p.until = w.e.now().Add(min(time.Duration(p.tries)*time.Second, maxPark))
 		problem := err.Error()
 		if (issuers.KindOf(err) == issuers.Poison || p.tries >= 5) && p.problem != problem {

@@ -41,6 +41,7 @@ const (
 	CodeHashMismatch     = "hash_mismatch" // what was signed is not what is there
 	CodeStepUpRequired   = "step_up_required"
 	CodeCoolingDown      = "cooling_down"
+	CodeAccountHeld      = "account_held" // one holder at a time, and somebody else is it
 )
 
 // GrantFilter narrows a list of grants. The zero value is everything the caller

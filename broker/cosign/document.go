@@ -127,6 +127,8 @@ type ObjectChange struct {
 	Spec    json.RawMessage `json:"spec,omitempty"`
 	// Secrets are the sealed fields that change, with the hash of salt and value.
 	Secrets []SecretChange `json:"secrets,omitempty"`
+	// Override: a secret among them takes the place of a rotated one.
+	Override bool `json:"override,omitempty"`
 }
 
 // SecretChange commits to a secret without telling it.

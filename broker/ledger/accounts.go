@@ -125,7 +125,65 @@ func (s *state) checkAccountLease(c *context, role RoleSpec, l Lease) Result {
 	case len(a.Usernames) == MaxSlots && l.NotAfterMS > c.now+a.Grace.MS():
 		return refuse(CodeTTL, "The lease would outlive the grace of account %s: its secret might be replaced before.", role.Account)
 	}
+	if holders := s.holders(role.Account, 1); a.RotateAfterUse && len(holders) > 0 {
+		// When either ends, the secret is replaced under the other.
+		h, _ := s.lease(holders[0])
+		return refuse(CodeAccountHeld, "Account %s has one holder at a time, since its secret is replaced after each use: %s.", role.Account, h.Holds())
+	}
 	return done("")
+}
+
+// Holds says who holds what a lease is on, and until when.
+func (l Lease) Holds() string {
+	if l.State != LeaseOpen {
+		return fmt.Sprintf("%s held it, and its secret is not replaced yet (lease %s)", l.Grant.Principal, l.ID)
+	}
+	return fmt.Sprintf("%s holds it until %s, or gives it back before (lease %s)", l.Grant.Principal, time.UnixMilli(l.ExpiresMS).UTC().Format(time.RFC3339), l.ID)
+}
+
+// holders lists up to limit leases on an account that have not ended.
+func (v *view) holders(account string, limit int) []string {
+	if v.Get(bucketHolder, []byte(account)) != nil {
+		return v.ids(bucketHolder, prefix(account), limit)
+	}
+	// None was opened since leases are entered there; the names of all that ever
+	// were on it tell.
+	var out []string
+	v.Scan(bucketName, []byte(accountPrefix+account+"/"), nil, func(_, id []byte) bool {
+		l, _ := v.lease(string(id))
+		if on, _ := AccountOf(l); on == account && l.State != LeaseEnded {
+			out = append(out, l.ID)
+		}
+		return len(out) < limit
+	})
+	return out
+}
+
+// promised is when the last lease on an account ends by itself. The grace may have
+// been longer when it was opened than it is at the turn; what was given out works as
+// long as it was said to.
+func (v *view) promised(account string) (ms int64) {
+	for _, id := range v.holders(account, 1<<20) {
+		if l, _ := v.lease(id); l.State == LeaseOpen {
+			ms = max(ms, l.ExpiresMS)
+		}
+	}
+	return ms
+}
+
+// hold enters a lease that was opened on an account.
+func (s *state) hold(l Lease) {
+	account, on := AccountOf(l)
+	if !on {
+		return
+	}
+	if s.Get(bucketHolder, []byte(account)) == nil {
+		for _, id := range s.holders(account, 1<<20) {
+			s.put(bucketHolder, key(account, id), []byte{1})
+		}
+		s.put(bucketHolder, []byte(account), []byte{1})
+	}
+	s.put(bucketHolder, key(account, l.ID), []byte{1})
 }
 
 func accountTarget(spec []byte) string {
@@ -275,4 +333,37 @@ func (v *view) ownsSecret(kind, name, field string) bool {
 		return field == AccountInitial && (r.Turns > 0 || r.State != RotationIdle)
 	}
 	return r.Field == field && (r.Turns > 0 || r.State != RotationIdle)
+}
+
+// checkOverride: what is overridden is a target's own secret, which rotation owns,
+// at a moment in which nothing else is put in its place.
+func (s *state) checkOverride(o ObjectChange) Result {
+	if !o.Override {
+		return done("")
+	}
+	owned := slices.ContainsFunc(o.Secrets, func(name string) bool {
+		return s.ownsSecret(o.Kind, o.Name, strings.TrimPrefix(name, o.Kind+"/"+o.Name+"/"))
+	})
+	if r, _ := s.rotation(RotationSubject(o.Kind, o.Name)); o.Kind != KindTarget || o.Delete || !owned || r.State != RotationIdle && !r.InFlight() {
+		return refuse(CodeInvalid, "%s %s: what can be overridden is a target's own rotated secret.", o.Kind, o.Name)
+	}
+	return done("")
+}
+
+// override puts what a person reset on the target in the place of a rotated secret,
+// and has it turned at once, so that nobody knows it again. A turn that is in
+// flight goes on from it.
+func (s *state) override(c *context, o ObjectChange, field string, value []byte) {
+	r, _ := s.rotation(RotationSubject(o.Kind, o.Name))
+	present := secretKey(o.Kind, o.Name, field)
+	if before := s.Get(bucketSecret, present); before != nil {
+		s.put(bucketSecret, secretKey(secretOwner, r.Subject, oldField(r.Slot)), slices.Clone(before))
+	}
+	s.put(bucketSecret, present, value)
+	s.put(bucketRotated, []byte(r.Subject), beUint(c.seq))
+	r.Tries, r.Problem = 0, ""
+	if r.State == RotationIdle {
+		r.Wanted = RotateOverride
+	}
+	s.saveRotation(r, c.now)
 }

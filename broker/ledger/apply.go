@@ -66,6 +66,7 @@ const (
 	CodeStepUp           = "step_up_required"
 	CodeVouch            = "key_not_vouched"
 	CodeRotating         = "rotation_in_progress"
+	CodeAccountHeld      = "account_held"
 )
 
 func refuse(code, detail string, args ...any) Result {

@@ -283,7 +283,13 @@ func (s *state) useGrant(c *context, g Cosigned, lease string) {
 
 // giveBack undoes the use of a grant by a lease whose mint has failed: people
 // approved a credential, and none came of it. It reports whether there was one.
+// A later generation is minted for whoever lost the answer of an earlier one, which
+// was given out as far as anybody can tell: that grant is used, or it could be
+// collected again and again by repeats that fail.
 func (s *state) giveBack(c *context, l Lease) bool {
+	if l.Generation > 1 {
+		return false
+	}
 	g, ok := s.cosigned(l.Grant.ID)
 	if t, open := s.task(l.Grant.TaskID); !ok || g.State != GrantOpen || !open || t.State != TaskOpen {
 		return false

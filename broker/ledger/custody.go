@@ -89,7 +89,7 @@ func (s *state) changesOf(c *context, d *cosign.ChangeDocument) ([]ObjectChange,
 	var out []ObjectChange
 	told := 0
 	for _, o := range d.Objects {
-		x := ObjectChange{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Delete: o.Delete, Version: o.Version}
+		x := ObjectChange{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Delete: o.Delete, Version: o.Version, Override: o.Override}
 		for _, sec := range o.Secrets {
 			i := slices.IndexFunc(c.Commitments, func(k Commitment) bool { return k.Name == sec.Name })
 			if i < 0 || hex.EncodeToString(c.Commitments[i].SHA256) != sec.SHA256 {
@@ -165,7 +165,7 @@ func sameNeeds(a, b []cosign.Need) bool { return slices.Equal(a, b) }
 func (s *state) heldChanges(c *context, g Cosigned, d *cosign.ChangeDocument) ([]ObjectChange, Result) {
 	var out []ObjectChange
 	for _, o := range d.Objects {
-		x := ObjectChange{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Delete: o.Delete, Version: o.Version}
+		x := ObjectChange{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Delete: o.Delete, Version: o.Version, Override: o.Override}
 		for _, sec := range o.Secrets {
 			value := s.Get(bucketSecret, heldSecret(g.ID, sec.Name))
 			if value == nil {

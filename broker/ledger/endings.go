@@ -125,6 +125,9 @@ func (s *state) closeLease(c *context, l Lease, receipt json.RawMessage) {
 	s.del(bucketEnding, key(l.Target, l.ID))
 	s.del(bucketLetGo, []byte(l.ID))
 	s.del(bucketLeaseOn, key(l.Target, l.ID))
+	if account, on := AccountOf(l); on {
+		s.del(bucketHolder, key(account, l.ID))
+	}
 }
 
 // ForceEnd ends a lease without the target's word, for a target that is gone

@@ -71,7 +71,7 @@ func fill(v reflect.Value, name string) {
 		v.Set(m)
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if v.Type() == tableType && v.Type().Field(i).Name == "Rows" {
+			if f := v.Type().Field(i).Name; v.Type() == tableType && f == "Rows" || f == "Override" {
 				continue // newer than the files: TestHazard2LaterMembersHaveTheirOwnGoldenShape
 			}
 			fill(v.Field(i), v.Type().Field(i).Name)
@@ -143,26 +143,32 @@ func TestHazard2EveryCommandHasItsGoldenShape(t *testing.T) {
 // shipped is left out where it is not set, so that the files above stay as they
 // were, and stands in a file of its own where it is.
 func TestHazard2LaterMembersHaveTheirOwnGoldenShape(t *testing.T) {
-	body := samples()["start_task"].(*ledger.StartTask)
-	body.Task.Scope[0].Tables[0].Rows = []scope.Condition{{Column: "region", Op: "in", Values: []string{"eu", "us"}}}
-	raw, err := ledger.Encode(sampleHeader(), body, sampleSecret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, file := publicOf(raw), goldenFile("start_task.rows")
-	if *rewrite {
-		if err := os.WriteFile(file, append(bytes.Clone(public), '\n'), 0o644); err != nil {
+	task := samples()["start_task"].(*ledger.StartTask)
+	task.Task.Scope[0].Tables[0].Rows = []scope.Condition{{Column: "region", Op: "in", Values: []string{"eu", "us"}}}
+	objects := samples()["change_objects"].(*ledger.ChangeObjects)
+	objects.Changes[0].Override = true
+	grant := samples()["request_grant"].(*ledger.RequestGrant)
+	grant.Change.Objects[0].Override = true
+	for name, body := range map[string]ledger.Body{"start_task.rows": task, "change_objects.override": objects, "request_grant.override": grant} {
+		raw, err := ledger.Encode(sampleHeader(), body, sampleSecret)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	golden, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden = bytes.TrimSuffix(golden, []byte{'\n'})
-	d, err := ledger.DecodePublic(golden)
-	if err != nil || !bytes.Equal(golden, public) || !reflect.DeepEqual(d.Body, body) {
-		t.Errorf("%v\n%s\n%s", err, public, golden)
+		public, file := publicOf(raw), goldenFile(name)
+		if *rewrite {
+			if err := os.WriteFile(file, append(bytes.Clone(public), '\n'), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden = bytes.TrimSuffix(golden, []byte{'\n'})
+		d, err := ledger.DecodePublic(golden)
+		if err != nil || !bytes.Equal(golden, public) || !reflect.DeepEqual(d.Body, body) {
+			t.Errorf("%v\n%s\n%s", err, public, golden)
+		}
 	}
 }
 

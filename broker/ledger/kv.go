@@ -71,6 +71,7 @@ const (
 	bucketRotationDue = "rotation_due" // ms ‖ kind / name → target
 	bucketTurning     = "turning"      // target \0 kind / name: the next secret may be in use
 	bucketLetGo       = "let_go"       // lease on an account, ending → turns of the account by then
+	bucketHolder      = "holder"       // account \0 lease, leases not ended; the account alone: they all stand here
 	bucketRotated     = "rotated"      // kind / name → seq of the last secret that came into use
 )
 

@@ -138,6 +138,7 @@ func (b *OpenLease) apply(s *state, c *context) Result {
 	s.put(bucketLeaseTask, key(g.TaskID, l.ID), []byte{1})
 	s.put(bucketLeaseOf, key(g.Principal, l.ID), []byte{1})
 	s.put(bucketLeaseOn, key(l.Target, l.ID), []byte{1})
+	s.hold(l)
 	s.countLease(l, 1)
 	s.addRate(c.now, g.Principal, g.Role)
 	if cosigned, ok := s.cosigned(g.ID); ok {

@@ -96,6 +96,9 @@ type ObjectChange struct {
 	// Secrets names the fields that travel as secrets with this command, as
 	// kind/name/field; those not named keep their sealed value.
 	Secrets []string `json:"secrets,omitempty"`
+	// Override says that a secret that rotation owns is replaced by the one that
+	// travels: a person has reset it on the target.
+	Override bool `json:"override,omitempty"`
 }
 
 // Type implements [Body].
@@ -143,6 +146,9 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 			return refuse(CodeInvalid, "%s %s: %v.", o.Kind, o.Name, err)
 		}
 		if res := checkSecrets(c, o); !res.OK() {
+			return res
+		}
+		if res := s.checkOverride(o); !res.OK() {
 			return res
 		}
 		if res := s.checkReferences(o, changes); !res.OK() {
@@ -315,7 +321,10 @@ func (s *state) change(c *context, o ObjectChange) {
 		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name }) // checked by checkSecrets
 		field := strings.TrimPrefix(name, o.Kind+"/"+o.Name+"/")
 		if s.ownsSecret(o.Kind, o.Name, field) {
-			continue // a rotated secret is never put back
+			if o.Override {
+				s.override(c, o, field, c.secrets[i].Value)
+			}
+			continue // else a rotated secret is never put back
 		}
 		s.put(bucketSecret, []byte(name), c.secrets[i].Value)
 		if !slices.Contains(rec.Secrets, field) {

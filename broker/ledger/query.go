@@ -478,6 +478,14 @@ func (q Query) RotationOwns(kind, name, field string) bool { return q.v.ownsSecr
 // turn more, and at rest, and what the lease gave out is dead.
 func (q Query) LetGo(lease string) uint64 { return toUint(q.v.Get(bucketLetGo, []byte(lease))) }
 
+// HeldSecret is a secret that waits with its change; nil where there is none.
+func (q Query) HeldSecret(grant, name string) []byte {
+	return q.v.Get(bucketSecret, heldSecret(grant, name))
+}
+
+// Holders lists up to limit leases on an account that have not ended.
+func (q Query) Holders(account string, limit int) []string { return q.v.holders(account, limit) }
+
 // NextSecret is the one that a rotation in flight brings; nil where there is none.
 func (q Query) NextSecret(subject string) []byte {
 	return q.v.Get(bucketSecret, secretKey(secretOwner, subject, "next"))

@@ -21,6 +21,7 @@ const (
 	RotateUsed      = "use"       // a lease on the account ended, and its spec asks for it
 	RotateWithdrawn = "withdrawn" // a lease on the account was revoked, or its holder contained
 	RotateFirst     = "first"     // nobody has told the broker a secret
+	RotateOverride  = "override"  // a person has told the broker one that was reset on the target
 )
 
 // Steps of a signing key's rotation (see issuers.KeyTurn).
@@ -183,6 +184,7 @@ func (s *state) dropRotation(o Object) {
 	if o.Kind != KindAccount {
 		return // an account of the same name has slots of its own
 	}
+	s.del(bucketHolder, []byte(o.Name))
 	for slot := range MaxSlots {
 		s.del(bucketSecret, slotKey(o.Name, slot))
 	}
@@ -437,7 +439,7 @@ func (s *state) turned(c *context, r *Rotation, o Object) int64 {
 			if r.Urgent {
 				return c.now
 			}
-			return c.now + a.Grace.MS()
+			return max(c.now+a.Grace.MS(), s.promised(o.Name))
 		}
 	}
 	r.settle()

@@ -115,3 +115,109 @@ func TestLaw2NoRemintMakesALeaseAnAccounts(t *testing.T) {
 	l := id(ledger.PrefixLease, "a")
 	b.refused(ledger.CodeInvalid, app, &ledger.RemintLease{ID: l, Generation: 2, Name: ledger.AccountLease("one", ledger.BareID(l)), MintDeadlineMS: b.now})
 }
+
+const useOnce = `{"target":"db","usernames":["a"],"rotate_after_use":true}`
+
+func useRole(account string) ledger.ObjectChange {
+	return object("Role", "db/"+account, `{"account":"`+account+`","scope":[{"type":"account","identifier":"`+account+`","actions":["use"]}],"ttl":{"default":"1m","max":"1m"}}`)
+}
+
+// closed ends a lease and has its withdrawal recorded.
+func (b *book) closed(lease string) {
+	b.t.Helper()
+	b.ok(admin, &ledger.EndLeases{IDs: []string{lease}, Reason: ledger.EndRevoked})
+	b.ok("", &ledger.RecordWithdrawals{Items: []ledger.Withdrawal{{LeaseID: lease, LookedMS: b.now, Settled: true, Receipt: rawJSON(`{"proof":"rotated"}`)}}})
+}
+
+// TestAccountThatTurnsAfterUseHasOneHolder: the end of either of two would take the
+// secret from the other. No leader can open the second, whatever role it is by.
+func TestAccountThatTurnsAfterUseHasOneHolder(t *testing.T) {
+	b := newBook(t)
+	other := useRole("one")
+	other.Name = "db/other"
+	b.write(object("Account", "one", useOnce), useRole("one"), other)
+	b.ok(app, b.open(app, "db/one", "a", "", onAccount("one")))
+	b.refused(ledger.CodeAccountHeld, app, b.open(app, "db/one", "b", "", onAccount("one")))
+	b.refused(ledger.CodeAccountHeld, app, b.open(app, "db/other", "b", "", onAccount("one")))
+	a := id(ledger.PrefixLease, "a")
+	b.ok(admin, &ledger.EndLeases{IDs: []string{a}, Reason: ledger.EndRevoked})
+	b.refused(ledger.CodeAccountHeld, app, b.open(app, "db/one", "b", "", onAccount("one"))) // its secret is yet to be replaced
+	b.ok("", &ledger.RecordWithdrawals{Items: []ledger.Withdrawal{{LeaseID: a, LookedMS: b.now, Settled: true, Receipt: rawJSON(`{"proof":"rotated"}`)}}})
+	b.ok(app, b.open(app, "db/one", "b", "", onAccount("one")))
+}
+
+// TestHoldersAreKnownHoweverTheyCame: where others may hold it at once they are
+// counted, too, in case the spec asks for one holder later.
+func TestHoldersAreKnownHoweverTheyCame(t *testing.T) {
+	b := newBook(t)
+	shared := object("Account", "one", `{"target":"db","usernames":["a"]}`)
+	b.write(shared, useRole("one"), object("Account", "one/b", `{"target":"db","usernames":["b"]}`))
+	b.ok(app, b.open(app, "db/one", "a", "", onAccount("one")))
+	b.ok(app, b.open(app, "db/one", "b", "", onAccount("one")))
+	b.write(object("Account", "one", useOnce))
+	b.refused(ledger.CodeAccountHeld, app, b.open(app, "db/one", "c", "", onAccount("one")))
+	b.forget("holder") // as in a state from before leases were entered there
+	if got := b.q().Holders("one", 10); len(got) != 2 {
+		t.Errorf("holders: %v", got)
+	}
+	b.closed(id(ledger.PrefixLease, "a"))
+	b.refused(ledger.CodeAccountHeld, app, b.open(app, "db/one", "c", "", onAccount("one")))
+	b.closed(id(ledger.PrefixLease, "b"))
+	b.ok(app, b.open(app, "db/one", "c", "", onAccount("one")))
+	if got := b.q().Holders("one", 10); len(got) != 1 || len(b.q().Holders("one/b", 10)) != 0 {
+		t.Errorf("holders: %v", got)
+	}
+}
+
+// forget empties a bucket, as in a state of a build that did not know it.
+func (b *book) forget(bucket string) {
+	var keys []string
+	b.mem.Each(func(name, key string, _ []byte) {
+		if name == bucket {
+			keys = append(keys, key)
+		}
+	})
+	for _, k := range keys {
+		b.mem.Delete(bucket, []byte(k))
+	}
+}
+
+// TestOverrideIsForATargetsOwnRotatedSecret alone, and says so in the command.
+func TestOverrideIsForATargetsOwnRotatedSecret(t *testing.T) {
+	b := newBook(t)
+	write := func(kind, name, spec, field string, override bool) ledger.Result {
+		full := kind + "/" + name + "/" + field
+		cmd := &ledger.ChangeObjects{Changes: []ledger.ObjectChange{{Kind: kind, Name: name, Spec: rawJSON(spec), AnyVersion: true, Secrets: []string{full}, Override: override}}}
+		return b.apply(b.header(admin), cmd, ledger.Secret{Name: full, Salt: make([]byte, 16), Value: []byte("handed in")})
+	}
+	const target, acct = `{"type":"memory","rotation":{"cron":"0 0 * * *"}}`, `{"target":"own","usernames":["a"]}`
+	if res := write("Target", "own", target, "pw", false); !res.OK() {
+		t.Fatal(res)
+	}
+	if res := write("Target", "own", target, "pw", true); res.Code != ledger.CodeInvalid { // people's yet
+		t.Error(res)
+	}
+	begin := &ledger.BeginRotation{Subject: "Target/own", ID: id(ledger.PrefixRotation, "a"), Reason: ledger.RotateScheduled, Field: "pw"}
+	if res := b.apply(b.header(""), begin, ledger.Secret{Name: "Rotation/Target/own/next", Salt: make([]byte, 16), Value: []byte("next")}); !res.OK() {
+		t.Fatal(res)
+	}
+	secret := func() string { return string(b.q().Secret("Target", "own", "pw")) }
+	b.ok("", &ledger.FinishRotation{Subject: "Target/own", ID: begin.ID})
+	if res := write("Target", "own", target, "pw", false); !res.OK() || secret() != "next" {
+		t.Errorf("%v; the secret is %q", res, secret())
+	}
+	if res := write("Target", "own", target, "other", true); res.Code != ledger.CodeInvalid {
+		t.Error(res)
+	}
+	if res := write("Target", "own", target, "pw", true); !res.OK() || secret() != "handed in" {
+		t.Errorf("%v; the secret is %q", res, secret())
+	}
+	if r, _ := b.q().Rotation("Target/own"); r.Wanted != ledger.RotateOverride || string(b.q().OldSecret(r)) != "next" {
+		t.Errorf("%+v", r)
+	}
+	b.write(object("Account", "app", acct))
+	b.turnOnce("Account/app", "b", 0)
+	if res := write("Account", "app", acct, ledger.AccountInitial, true); res.Code != ledger.CodeInvalid {
+		t.Error(res)
+	}
+}

@@ -111,7 +111,7 @@ func TestTheClustersDocumentsAreUnderstood(t *testing.T) {
 			Task: cosign.Task{ID: "t", Name: "n", Parent: "p", DeadlineMS: 1}, Purpose: "p", TTLS: 1, TotalS: 2, EndsByMS: 3, MaxLeases: 4, StepUp: "passkey", Emergency: true, Reason: "r"},
 		"bare change": cosign.ChangeDocument{Common: change(common)},
 		"full change": cosign.ChangeDocument{Common: change(full), Reason: "r", Keys: []cosign.NewKey{{Principal: "human:b", Key: key}}, Objects: []cosign.ObjectChange{
-			{Kind: "Role", Name: "r", Version: 1, Spec: json.RawMessage(`{"b":[1,true,null,"<"],"a":{}}`), Secrets: []cosign.SecretChange{{Name: "s", SHA256: "h"}}}, {Kind: "Zone", Name: "z", Delete: true}}},
+			{Kind: "Role", Name: "r", Version: 1, Spec: json.RawMessage(`{"b":[1,true,null,"<"],"a":{}}`), Secrets: []cosign.SecretChange{{Name: "s", SHA256: "h"}}}, {Kind: "Zone", Name: "z", Delete: true}, {Kind: "Target", Name: "t", Version: 2, Override: true}}},
 	} {
 		raw, err := cosign.Canonical(doc)
 		if err != nil {

@@ -100,6 +100,8 @@ type ObjectChange struct {
 	Delete  bool            `json:"delete,omitempty"`
 	Spec    json.RawMessage `json:"spec,omitempty"`
 	Secrets []SecretChange  `json:"secrets,omitempty"`
+	// Override: a secret among them takes the place of a rotated one.
+	Override bool `json:"override,omitempty"`
 }
 
 // SecretChange is a sealed field that a change sets.

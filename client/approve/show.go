@@ -155,6 +155,9 @@ func (c *change) asked(s *Section) {
 		for _, x := range o.Secrets {
 			s.text("", "sets the sealed field "+x.Name+" (SHA-256 of salt and value "+x.SHA256+")")
 		}
+		if o.Override {
+			s.loud("override", "in place of a secret that was rotated: the broker enters the target by what the requester hands in")
+		}
 	}
 	for _, k := range c.Keys {
 		kind := k.Key.Kind

@@ -160,8 +160,12 @@ type ApplyRequest struct {
 	DryRun  bool     `json:"dry_run,omitempty"`
 	// Prune deletes every object of the kinds present in Objects that Objects
 	// does not hold.
-	Prune  bool   `json:"prune,omitempty"`
-	Reason string `json:"reason,omitempty" doc:"For those who approve the change"`
+	Prune bool `json:"prune,omitempty"`
+	// Override lets secrets in Objects take the place of targets' own that were
+	// rotated, because a person has reset them. They are tried by logging in, and
+	// replaced at once. It takes a reason.
+	Override bool   `json:"override,omitempty"`
+	Reason   string `json:"reason,omitempty" doc:"For those who approve the change"`
 }
 
 // Ref names an object.

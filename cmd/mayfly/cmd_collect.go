@@ -99,9 +99,10 @@ func (s *shell) showCollected(c *cli.Context, a client.Access) error {
 // await waits for approvals and collects. Its error is the context's when they
 // did not come; see [stillWaits].
 func (s *shell) await(ctx context.Context, cl *client.Client, id string, in wire.CollectRequest, wait time.Duration) (client.Access, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	end := time.Now().Add(wait)
+	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
-	return cl.AwaitAndCollect(ctx, id, in, s.progress())
+	return s.whileHeld(ctx, end, func() (client.Access, error) { return cl.AwaitAndCollect(ctx, id, in, s.progress()) })
 }
 
 // stillWaits says whether waiting was given up, by the clock or by a signal,

@@ -33,14 +33,17 @@ Examples:
   mayfly apply -f orders.yaml
   mayfly apply -f config/ --dry-run
   mayfly apply -f config/ --prune --yes --reason "old roles are unused"
-  mayfly apply -f orders.yaml --reason "ticket 9" --wait 1h     # where others must approve`,
-		Flags: confirmFlags(fileFlag(), &cli.BoolFlag{Name: "prune", Usage: "delete the objects of these kinds that the files do not hold"}, waitFlag()),
+  mayfly apply -f orders.yaml --reason "ticket 9" --wait 1h     # where others must approve
+  mayfly apply -f orders.yaml --override-rotated --reason "reset by hand, ticket 12"`,
+		Flags: confirmFlags(fileFlag(), &cli.BoolFlag{Name: "prune", Usage: "delete the objects of these kinds that the files do not hold"},
+			&cli.BoolFlag{Name: "override-rotated", Usage: "put a target's own secret, reset by hand, in the place of the rotated one; needs --reason"}, waitFlag()),
 		Action: s.with(0, 0, func(c *cli.Context, cl *client.Client, _ []string) error {
 			in, err := s.documents(c, true)
 			if err != nil {
 				return err
 			}
 			in.Prune, in.DryRun, in.Reason = c.Bool("prune"), c.Bool("dry-run"), strings.TrimSpace(c.String("reason"))
+			in.Override = c.Bool("override-rotated")
 			ctx := c.Context
 			if in.Prune && !in.DryRun {
 				reason, err := s.confirmPrune(c, cl, in)

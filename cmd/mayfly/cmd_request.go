@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ The last three are kept in the home until they should be renewed.
 
 Where people must approve first, the request ends with 4 and says how to collect
 it later; with --wait it waits for them, and an interruption leaves it waiting.
+--wait also waits for an account that somebody else holds.
 
 Examples:
   mayfly request orders/readonly --purpose "ticket 4711"
@@ -125,17 +127,41 @@ func (s *shell) request(c *cli.Context, cl *client.Client, in wire.AccessRequest
 }
 
 // insist asks and, where people must approve, waits for them as long as wait
-// allows. Their not coming is no error: the answer is the waiting one.
+// allows. Their not coming is no error: the answer is the waiting one. It also
+// waits for an account that has one holder at a time; that it is held yet when the
+// time is over is an error.
 func (s *shell) insist(ctx context.Context, cl *client.Client, in wire.AccessRequest, wait time.Duration) (client.Access, error) {
-	asked, err := cl.Request(ctx, in)
+	end := time.Now().Add(wait)
+	asked, err := s.whileHeld(ctx, end, func() (client.Access, error) { return cl.Request(ctx, in) })
 	if err != nil || asked.Status != client.StatusWaiting || wait <= 0 {
 		return asked, err
 	}
-	a, err := s.await(ctx, cl, asked.GrantID, wire.CollectRequest{CSR: in.CSR, PublicKey: in.PublicKey}, wait)
+	a, err := s.await(ctx, cl, asked.GrantID, wire.CollectRequest{CSR: in.CSR, PublicKey: in.PublicKey}, time.Until(end))
 	if stillWaits(err) {
 		return asked, nil
 	}
 	return a, err
+}
+
+// whileHeld asks again until end while somebody else holds the account.
+func (s *shell) whileHeld(ctx context.Context, end time.Time, ask func() (client.Access, error)) (client.Access, error) {
+	for said := false; ; said = true {
+		a, err := ask()
+		var e *client.Error
+		if !errors.As(err, &e) || e.Problem.Code != client.CodeAccountHeld {
+			return a, err
+		}
+		again := max(time.Second, time.Duration(e.Problem.RetryAfter)*time.Second)
+		if time.Now().Add(again).After(end) {
+			return a, err
+		}
+		if !said {
+			s.notice("%s", clean(e.Problem.Detail))
+		}
+		if !pause(ctx, again) {
+			return a, err
+		}
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) bool {

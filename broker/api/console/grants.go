@@ -203,7 +203,11 @@ func (s *Console) addHistory(x *exchange, b *grantBody) error {
 			}
 			d.Lines = diffLines(before, readable(o.Kind, o.Spec))
 			for _, sec := range o.Secrets {
-				d.Secrets = append(d.Secrets, sec.Name)
+				name := sec.Name
+				if o.Override {
+					name += " (in place of a secret that was rotated)"
+				}
+				d.Secrets = append(d.Secrets, name)
 			}
 			b.Changes = append(b.Changes, d)
 		}

@@ -195,8 +195,12 @@ type location struct{ url string }
 
 func (l *location) Error() string { return "the leader is elsewhere" }
 
-// attempt sends the call to one node, a second time if only the nonce was
-// missing.
+// maxProofs bounds how often a call is signed anew for one node.
+const maxProofs = 3
+
+// attempt sends the call to one node, and again where only its proof was not taken:
+// the nonce was missing, or connections broke on the way and the same proof came
+// twice (RFC 9449 §11.1). The idempotency key keeps what it does to once.
 func (c *Client) attempt(ctx context.Context, node string, k *call, live session) error {
 	var cancel context.CancelFunc
 	if k.stream != nil { // an export takes as long as it takes
@@ -205,10 +209,13 @@ func (c *Client) attempt(ctx context.Context, node string, k *call, live session
 		ctx, cancel = context.WithTimeout(ctx, attemptTimeout+k.extra)
 	}
 	defer cancel()
-	err := c.exchange(ctx, node, k, live)
-	var e *Error
-	if errors.As(err, &e) && e.Problem.Code == CodeUseNonce {
+	var err error
+	for range maxProofs {
+		var e *Error
 		err = c.exchange(ctx, node, k, live)
+		if !errors.As(err, &e) || e.Problem.Code != CodeUseNonce && e.Problem.Code != CodeProofReplayed {
+			return err
+		}
 	}
 	return err
 }

@@ -89,6 +89,27 @@ func TestANodeThatAlwaysAsksForANonceIsNotAskedForEver(t *testing.T) {
 	kind(t, err, client.KindUnauthenticated)
 }
 
+// A transport sends a call again whose connection broke, and the node has seen its
+// proof by then.
+func TestAProofThatCameTwiceIsMadeAnew(t *testing.T) {
+	c := clienttest.New(t, 1)
+	cl := asAnn(t, c, config(t, c))
+	if _, err := cl.Whoami(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	replayed := wire.Problem{Status: 401, Kind: "unauthenticated", Code: "dpop_proof_replayed"}
+	c.Fail(clienttest.Failure{Prefix: "/api/v1/whoami", Times: 2, Problem: replayed})
+	if _, err := cl.Whoami(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(c.Calls("POST", "/api/v1/login")); got != 1 {
+		t.Errorf("a proof that came twice made the client log in again: %d logins", got)
+	}
+	c.Fail(clienttest.Failure{Prefix: "/api/v1/whoami", Problem: replayed})
+	_, err := cl.Whoami(t.Context())
+	kind(t, err, client.KindUnauthenticated)
+}
+
 func TestFailoverToTheNextNode(t *testing.T) {
 	c := clienttest.New(t, 3)
 	cl := asAnn(t, c, config(t, c))

@@ -29,13 +29,14 @@ const (
 
 // Codes that the client itself gives or acts on.
 const (
-	CodeUnreachable   = "unreachable"    // no node answered at all
-	CodeNotLeader     = "not_leader"     // 421: Location says who is
-	CodeUseNonce      = "use_dpop_nonce" // 401: sign again with the nonce (RFC 9449 §8)
-	CodeIndeterminate = "indeterminate"  // sent, but no answer came
-	CodeNoEvidence    = "no_evidence"    // nothing here to log in with
-	CodeConfiguration = "configuration"  // the client's own settings
-	CodeBadAnswer     = "bad_answer"     // what came back is not what the API promises
+	CodeUnreachable   = "unreachable"         // no node answered at all
+	CodeNotLeader     = "not_leader"          // 421: Location says who is
+	CodeUseNonce      = "use_dpop_nonce"      // 401: sign again with the nonce (RFC 9449 §8)
+	CodeProofReplayed = "dpop_proof_replayed" // 401: sign again, the proof came twice
+	CodeIndeterminate = "indeterminate"       // sent, but no answer came
+	CodeNoEvidence    = "no_evidence"         // nothing here to log in with
+	CodeConfiguration = "configuration"       // the client's own settings
+	CodeBadAnswer     = "bad_answer"          // what came back is not what the API promises
 )
 
 // exits is the contract's table of exit codes.

@@ -271,6 +271,9 @@ func (is *Issuer) lastUntil(ctx context.Context, a answer, seconds int64, renewa
 			return nil
 		}
 	}
+	if have <= 0 { // the token that reads ends with the mint's deadline, and so does what it reads
+		return tooLate()
+	}
 	return badScope(nil, "what Vault gives at %s lives %s from now at most, and the lease asks for %s; ask for a shorter ttl", a.item.path, have, time.Until(end).Round(time.Second))
 }
 

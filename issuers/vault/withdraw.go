@@ -201,18 +201,24 @@ func (is *Issuer) bury(ctx context.Context, l issuers.Lease, id secret.Text) err
 		return nil
 	}
 	k := mark{lease: l.ID, generation: l.Generation, term: is.term, ended: true}
-	err := is.create(ctx, id, l, k, min(left, maxRequest))
-	if err == nil {
-		return nil
+	for i := 0; ; i++ {
+		err := is.create(ctx, id, l, k, min(left, maxRequest))
+		if err == nil {
+			return nil
+		}
+		now, ferr := is.find(ctx, id)
+		switch {
+		case ferr == nil && now.ours && now.mark.ended:
+			return nil // another withdrawal was quicker
+		case ferr == nil && now.live():
+			return &issuers.Error{Kind: issuers.Unknown, Detail: "a mint of the lease came between; withdraw it again"}
+		}
+		// While Vault takes away the token that was there, its id is taken and it is
+		// not found any more, or not alive.
+		if ferr != nil || statusOf(err) != http.StatusBadRequest || i == looks || pause(ctx, i) != nil {
+			return err
+		}
 	}
-	now, ferr := is.find(ctx, id)
-	switch {
-	case ferr == nil && now.ours && now.mark.ended:
-		return nil // another withdrawal was quicker
-	case ferr == nil && now.live():
-		return &issuers.Error{Kind: issuers.Unknown, Detail: "a mint of the lease came between; withdraw it again"}
-	}
-	return err
 }
 
 // receipt says what the end is worth: of what Vault gave without a lease only its

@@ -51,7 +51,8 @@ type churn struct {
 	since    int        // how many had been received when a process last died
 	answers  int
 	logins   int
-	tolerant int // answers that said "unavailable" in some way
+	tolerant int   // answers that said "unavailable" in some way
+	last     error // of them
 	slowest  time.Duration
 	wrong    []error
 }
@@ -170,10 +171,10 @@ func (c *churn) note(ctx context.Context, err error) {
 		c.answers++
 	case ctx.Err() != nil:
 	case errors.As(err, &e) && (e.Retryable() || e.Problem.Kind == client.KindUpstream || e.Problem.Kind == client.KindRateLimited):
-		c.tolerant++
+		c.tolerant, c.last = c.tolerant+1, err
 	// A lease may have ended by itself before its client came to end or renew it.
 	case errors.As(err, &e) && e.Problem.Kind == client.KindConflict, errors.As(err, &e) && e.Problem.Code == "task_ended":
-		c.tolerant++
+		c.tolerant, c.last = c.tolerant+1, err
 	default:
 		c.wrong = append(c.wrong, err)
 	}
@@ -189,7 +190,7 @@ func (c *churn) progress(t *testing.T, n int) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if len(c.received) < want {
-			return fmt.Errorf("%d received, want %d; %d answers, %d unavailable, wrong: %v", len(c.received), want, c.answers, c.tolerant, errors.Join(c.wrong...))
+			return fmt.Errorf("%d received, want %d; %d answers, %d unavailable (at last: %v), wrong: %v", len(c.received), want, c.answers, c.tolerant, c.last, errors.Join(c.wrong...))
 		}
 		return nil
 	})

@@ -133,6 +133,35 @@ func TestLaw2EndOfTaskEndsTheTreesLeases(t *testing.T) {
 	})
 }
 
+// Where the leader's own round is quicker to set the leases to end, whoever ends the
+// task waits for them all the same.
+func TestLaw2EndOfTaskWaitsForWhatOthersEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		task, err := r.engine.StartTask(t.Context(), appCaller, wire.StartTaskRequest{Name: "top", Purpose: "p"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mine := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Task: task.ID})
+		slow := func(_ context.Context, c brokertest.Call, act func() error) error {
+			if c.Verb == "withdraw" {
+				wait(3 * time.Second)
+			}
+			return act()
+		}
+		r.wire(slow)
+		r.log.After = func(d ledger.Decoded, _ ledger.Result) error {
+			if _, ok := d.Body.(*ledger.EndTask); ok {
+				wait(2 * time.Second) // the leader's round comes meanwhile
+			}
+			return nil
+		}
+		end, err := r.engine.EndTask(t.Context(), appCaller, task.ID, gone)
+		if err != nil || end.Leases != 1 || !end.Withdrawn || !r.ended(mine.LeaseID)() {
+			t.Errorf("%+v %v; the lease is %s", end, err, r.lease(mine.LeaseID).State)
+		}
+	})
+}
+
 // TestCrashLoopCannotExceedCaps: the client of hashicorp/vault#5475 left 84,000
 // accounts behind. Here an instance replaces its own, and a client without an
 // instance meets its cap.

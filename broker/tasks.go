@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"encoding/json"
+	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -165,15 +167,24 @@ func (e *Engine) EndTask(ctx context.Context, c Caller, id string, wait time.Dur
 		}
 		h.DecisionID, h.Decision = r.ID, r.encode()
 	}
+	// The leader's own round may set some of them to end before this call does; they
+	// are waited for all the same.
+	var leases []string
+	if err := e.view(func(q ledger.Query) error { leases = leasesBelow(q, t.ID); return nil }); err != nil {
+		return answer, err
+	}
 	res, err := e.commit(ctx, h, &ledger.EndTask{ID: t.ID, Reason: ledger.EndDone})
 	if err != nil {
 		return answer, err
 	}
 	answer.Ended = append([]string{}, res.Also...)
-	leases, err := e.drainTasks(ctx, append([]string{t.ID}, res.Also...))
+	drained, err := e.drainTasks(ctx, append([]string{t.ID}, res.Also...))
 	if err != nil {
 		return answer, err
 	}
+	leases = append(leases, drained...)
+	slices.Sort(leases)
+	leases = slices.Compact(leases)
 	answer.Leases = len(leases)
 	answer.Withdrawn = e.awaitEnded(ctx, leases, wait)
 	// Who may end it sees what was ended, readable else or not.
@@ -184,6 +195,15 @@ func (e *Engine) EndTask(ctx context.Context, c Caller, id string, wait time.Dur
 		return nil
 	})
 	return answer, err
+}
+
+// leasesBelow returns the open leases of a task and of all below it.
+func leasesBelow(q ledger.Query, task string) []string {
+	out := q.LeasesOfTask(task, math.MaxInt)
+	for _, child := range q.Children(task) {
+		out = append(out, leasesBelow(q, child)...)
+	}
+	return out
 }
 
 // holds reports whether a task is the caller's own or below one of the caller's.

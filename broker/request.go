@@ -433,11 +433,11 @@ func bound(now time.Time, asked time.Duration, f footing, d policy.Decision) bou
 // request must be decided anew.
 func (e *Engine) issue(ctx context.Context, c Caller, p plan) (answer wire.AccessAnswer, again bool, err error) {
 	defer e.targets.release(p.target)
-	done, err := e.slot(ctx, p.target)
+	turn, err := e.slot(ctx, p.target)
 	if err != nil {
 		return answer, false, err
 	}
-	defer done()
+	defer turn.free()
 
 	h := e.header(c)
 	h.DecisionID, h.Decision = p.ruling.ID, p.ruling.encode()
@@ -456,7 +456,7 @@ func (e *Engine) issue(ctx context.Context, c Caller, p plan) (answer wire.Acces
 		return answer, false, err
 	}
 	e.settled.begin(p.command.Lease, p.target.term, true, e.now().UnixMilli())
-	answer, err = e.mint(ctx, p.target, p.command.Lease, p.role)
+	answer, err = e.mint(ctx, turn, p.command.Lease, p.role)
 	answer.Replaced = append([]string{}, res.Also...)
 	if len(res.Also) > 0 {
 		e.wake()
@@ -464,25 +464,11 @@ func (e *Engine) issue(ctx context.Context, c Caller, p plan) (answer wire.Acces
 	return answer, false, err
 }
 
-// slot waits for a turn to mint on the target. It is taken before the lease is
-// committed, so that the mint deadline does not run while waiting.
-func (e *Engine) slot(ctx context.Context, t *target) (func(), error) {
-	if t.breaker.State().String() == "open" {
-		return nil, upstream(t.name, &issuers.Error{Kind: issuers.Unreachable, Detail: "the last attempts failed to connect"})
-	}
-	wait, cancel := context.WithTimeout(ctx, e.cfg.Timing.Slot)
-	defer cancel()
-	if err := t.mints.Acquire(wait, 1); err != nil {
-		return nil, &fault.Error{Kind: fault.Unavailable, Code: "target_unavailable", RetryAfter: time.Second, Err: err,
-			Detail: "Target " + t.name + " is busy: too many mints are waiting for it. Retry."}
-	}
-	return func() { t.mints.Release(1) }, nil
-}
-
 // mint makes the credential that a committed lease names. A failure ends the
 // lease: whatever the target did is withdrawn. The caller has told e.settled that
 // the mint begins.
-func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledger.RoleSpec) (wire.AccessAnswer, error) {
+func (e *Engine) mint(ctx context.Context, s *slot, l ledger.Lease, role ledger.RoleSpec) (wire.AccessAnswer, error) {
+	t := s.target
 	if account, ok := ledger.AccountOf(l); ok {
 		return e.handOut(ctx, t, l, account)
 	}
@@ -490,14 +476,11 @@ func (e *Engine) mint(ctx context.Context, t *target, l ledger.Lease, role ledge
 	// outcome is known and a retry finds the account.
 	mctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.UnixMilli(l.MintDeadlineMS))
 	defer cancel()
-	send := func(t *target) (issuers.Credential, error) {
-		return t.breaker.Execute(func() (issuers.Credential, error) { return t.issuer.Mint(mctx, issuerLease(l, role)) })
-	}
-	cred, err := send(t)
+	cred, err := s.mint(mctx, issuerLease(l, role))
 	if fresh := e.reopened(mctx, t, err); fresh != nil {
 		defer e.targets.release(fresh)
 		t = fresh
-		cred, err = send(t)
+		cred, err = fresh.mintOnce(mctx, issuerLease(l, role))
 	}
 	// An unknown outcome may still take effect: such a mint never returned.
 	if err == nil || issuers.KindOf(err) != issuers.Unknown {
@@ -568,11 +551,11 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 		return answer, err
 	}
 	defer e.targets.release(t)
-	done, err := e.slot(ctx, t)
+	turn, err := e.slot(ctx, t)
 	if err != nil {
 		return answer, err
 	}
-	defer done()
+	defer turn.free()
 	h := e.header(c)
 	h.Idem = nil // the key belongs to the lease, not to this generation
 	name := l.Name
@@ -596,5 +579,5 @@ func (e *Engine) repeat(ctx context.Context, c Caller, l ledger.Lease) (answer w
 		return answer, err
 	}
 	l.Generation, l.Name, l.MintDeadlineMS = next.Generation, next.Name, next.MintDeadlineMS
-	return e.mint(ctx, t, l, role)
+	return e.mint(ctx, turn, l, role)
 }

@@ -38,7 +38,7 @@ type target struct {
 	kind    issuers.Kind
 	issuer  issuers.Issuer
 	mints   *semaphore.Weighted
-	breaker *gobreaker.CircuitBreaker[issuers.Credential]
+	breaker *gobreaker.TwoStepCircuitBreaker[issuers.Credential]
 	revoked revocations
 
 	mu     sync.Mutex
@@ -106,7 +106,7 @@ func (e *Engine) openTarget(o ledger.Object, secrets map[string]secret.Text, ter
 	return &target{
 		name: o.Name, version: o.Version, term: term, kind: kind, issuer: iss,
 		mints: semaphore.NewWeighted(mintsPerTarget), revoked: revocations{turn: semaphore.NewWeighted(1)},
-		breaker: gobreaker.NewCircuitBreaker[issuers.Credential](gobreaker.Settings{
+		breaker: gobreaker.NewTwoStepCircuitBreaker[issuers.Credential](gobreaker.Settings{
 			Name:    o.Name,
 			Timeout: 5 * time.Second, // then one mint tries again
 			ReadyToTrip: func(c gobreaker.Counts) bool {
@@ -117,6 +117,7 @@ func (e *Engine) openTarget(o ledger.Object, secrets map[string]secret.Text, ter
 			IsSuccessful: func(err error) bool {
 				return err == nil || issuers.KindOf(err) != issuers.Unreachable
 			},
+			IsExcluded: func(err error) bool { return errors.Is(err, errNotTried) },
 		}),
 	}, nil
 }

@@ -35,13 +35,7 @@ func TestHazard12PoisonLeaseParksAlone(t *testing.T) {
 		if r.lease(poison.LeaseID).State != ledger.LeaseEnding {
 			t.Error("the poison lease has ended by itself")
 		}
-		records := 0
-		for _, typ := range r.log.Types() {
-			if typ == "record_withdrawals" {
-				records++
-			}
-		}
-		if records > 6 {
+		if records := count(r, "record_withdrawals"); records > 6 {
 			t.Errorf("%d records: the same problem is written again and again", records)
 		}
 		r.t1.Stick(poison.Credential["username"], false)
@@ -138,20 +132,76 @@ func TestHazard17BreakerCountsConnectionFailuresOnly(t *testing.T) {
 	})
 }
 
+// TestHazard17OneLeaseTriesATargetThatWasAway: while it does, the others' requests are
+// refused at the door. Each would write a lease that comes to nothing.
+func TestHazard17OneLeaseTriesATargetThatWasAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.stop()
+		in := wire.AccessRequest{Role: "t1/rw", Purpose: "p"}
+		away := &issuers.Error{Kind: issuers.Unreachable, Detail: "no route"}
+		hang := time.Duration(0)
+		sent := 0
+		r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
+			if c.Verb != "mint" {
+				return act()
+			}
+			sent++
+			wait(hang)
+			return away
+		})
+		for range 5 {
+			_, err := r.request(appCaller, in)
+			r.fails(err, fault.Unavailable, "target_unavailable")
+		}
+		wait(6 * time.Second)
+		hang, sent = 3*time.Second, 0
+		opened := count(r, "open_lease")
+		tries := make(chan error, 1)
+		go func() { _, err := r.request(appCaller, in); tries <- err }()
+		wait(time.Second)
+		for range 20 {
+			_, err := r.request(appCaller, in)
+			r.fails(err, fault.Unavailable, "target_unavailable")
+		}
+		if n := count(r, "open_lease") - opened; n != 1 || sent != 1 {
+			t.Errorf("%d leases were opened and %d mints sent while one tried", n, sent)
+		}
+		r.fails(<-tries, fault.Unavailable, "target_unavailable")
+		// One that the log does not take tells nothing of the target: the next may try.
+		wait(6 * time.Second)
+		hang, sent = 0, 0
+		r.before(func(d ledger.Decoded) error {
+			if _, ok := d.Body.(*ledger.OpenLease); ok {
+				return fault.New(fault.Unavailable, "no_leader", "not now")
+			}
+			return nil
+		})
+		_, err := r.request(appCaller, in)
+		r.fails(err, fault.Unavailable, "no_leader")
+		r.before(nil)
+		r.wire(nil)
+		r.must(appCaller, in)
+	})
+}
+
+// count is how many commands of a type were committed.
+func count(r *rig, typ string) (n int) {
+	for _, x := range r.log.Types() {
+		if x == typ {
+			n++
+		}
+	}
+	return n
+}
+
 // TestHazard17DenialFloodIsBounded: one principal's denials fill no disk; what is
 // not written is counted.
 func TestHazard17DenialFloodIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		in := wire.AccessRequest{Role: "t1/rw", Purpose: "p"}
-		denied := func() (n int) {
-			for _, typ := range r.log.Types() {
-				if typ == "record_decision" {
-					n++
-				}
-			}
-			return n
-		}
+		denied := func() int { return count(r, "record_decision") }
 		limited := 0
 		for range 1000 {
 			if _, err := r.request(agentCaller, in); fault.KindOf(err) == fault.RateLimited {

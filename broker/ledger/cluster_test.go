@@ -86,6 +86,20 @@ func TestTurnsOfTheClusterThatAreRefused(t *testing.T) {
 	}
 }
 
+// An object of that name must not put another key in the place of one given out.
+func TestNoObjectReplacesABarrierKey(t *testing.T) {
+	b := newBook(t)
+	if res := b.turnBarrier(1, 2, "two", 0); !res.OK() {
+		t.Fatal(res)
+	}
+	o := object("Cluster", "barrier", `{"rotation":{"cron":"0 0 * * 0"}}`)
+	o.AnyVersion, o.Secrets = true, []string{ledger.BarrierSecret(2)}
+	res := b.apply(b.header(admin), &ledger.ChangeObjects{Changes: []ledger.ObjectChange{o}}, ledger.Secret{Name: ledger.BarrierSecret(2), Salt: make([]byte, 16), Value: []byte("other")})
+	if got := b.barrierKeys(0); res.Code != ledger.CodeInvalid || !slices.Equal(got, []string{"two"}) {
+		t.Errorf("%+v; keys %q", res, got)
+	}
+}
+
 func TestTheClustersScheduleIsAnObject(t *testing.T) {
 	b := newBook(t)
 	for _, bad := range []ledger.ObjectChange{

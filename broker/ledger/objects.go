@@ -188,6 +188,9 @@ func (s *state) checkChanges(c *context, changes []ObjectChange) Result {
 // the object's own name. What does not fit is refused: an error here would stop
 // every node of the cluster.
 func checkSecrets(c *context, o ObjectChange) Result {
+	if o.Kind == KindCluster && len(o.Secrets) > 0 { // barrier keys lie under that name
+		return refuse(CodeInvalid, "%s %s has no secrets of its own.", o.Kind, o.Name)
+	}
 	for _, name := range o.Secrets {
 		i := slices.IndexFunc(c.secrets, func(x Secret) bool { return x.Name == name })
 		field, ok := strings.CutPrefix(name, o.Kind+"/"+o.Name+"/")

@@ -192,11 +192,21 @@ func (c *examination) databases(ctx context.Context) error {
 	return nil
 }
 
-// hosts warns of host names that a server which resolves none will never match.
+// fewConnectErrors is a limit that one long hang of the server may reach: its
+// backlog holds as many connections that have broken off when it goes on.
+const fewConnectErrors = 10_000
+
+// hosts warns of host names that a server which resolves none will never match,
+// and of one that, once it hung, may accept nothing from the broker any more.
 func (c *examination) hosts(ctx context.Context) error {
 	var skip bool
-	if err := c.conn.QueryRowContext(ctx, "SELECT @@skip_name_resolve").Scan(&skip); err != nil {
+	var limit, cache uint64
+	if err := c.conn.QueryRowContext(ctx, "SELECT @@skip_name_resolve, @@max_connect_errors, @@host_cache_size").Scan(&skip, &limit, &cache); err != nil {
 		return err
+	}
+	if blocksHosts(c.is.spec.host, skip, limit, cache) {
+		c.warn("max_connect_errors", false, fmt.Sprintf("after %d connections that broke off, as they do while it hangs, the server accepts none from their host until somebody runs FLUSH HOSTS: "+
+			"leases could then neither begin nor end", limit), "SET GLOBAL max_connect_errors = 1000000; and in the server's configuration")
 	}
 	for _, h := range c.is.spec.Hosts {
 		byName := strings.ContainsAny(h, "abcdefghijklmnopqrstuvwxyz") && net.ParseIP(h) == nil && !strings.Contains(h, ":")
@@ -205,6 +215,12 @@ func (c *examination) hosts(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// blocksHosts reports whether the server counts what breaks off: it does by what
+// it knows of hosts' names, which it never asks for on loopback.
+func blocksHosts(host string, skip bool, limit, cache uint64) bool {
+	return !skip && cache > 0 && limit < fewConnectErrors && !isLoopback(host)
 }
 
 // strangers warns of what lets more in than was granted, or less.

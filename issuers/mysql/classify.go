@@ -23,6 +23,7 @@ const (
 	codeUnknownColumn    = 1054
 	codeDuplicateEntry   = 1062
 	codeUnknownThread    = 1094
+	codeHostBlocked      = 1129
 	codeHostDenied       = 1130
 	codeTableDenied      = 1142
 	codeColumnDenied     = 1143
@@ -85,6 +86,8 @@ func connectError(err error) *issuers.Error {
 		e.Kind, e.Detail = issuers.Refused, "the broker's own schema cannot be used: GRANT ALL ON "+schemaName+".* to the admin account"
 	case codeTooManyConns:
 		e.Detail = "the server has no connection left"
+	case codeHostBlocked:
+		e.Detail = "the server refuses every connection from this host since too many of them broke off, as they do while it hangs: run FLUSH HOSTS there, and set max_connect_errors higher"
 	}
 	return e
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	driverpkg "github.com/go-sql-driver/mysql"
+
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/issuertest"
 	"github.com/mayfly-broker/mayfly/scope"
@@ -280,4 +282,12 @@ func FuzzCompile(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestShutOutHostIsToldWhatEndsIt: nothing was sent, and no retry of ours ends it.
+func TestShutOutHostIsToldWhatEndsIt(t *testing.T) {
+	err := connectError(&driverpkg.MySQLError{Number: 1129, Message: "Host 'broker' is blocked because of many connection errors"})
+	if err.Kind != issuers.Unreachable || !strings.Contains(err.Detail, "FLUSH HOSTS") {
+		t.Errorf("%v: %s", err.Kind, err.Detail)
+	}
 }

@@ -95,3 +95,37 @@ func TestCheckWarnsOfStrangers(t *testing.T) {
 		t.Errorf("the database is not named: %q", seen["grants to everybody"])
 	}
 }
+
+// TestCheckWarnsOfAServerThatShutsItsClientsOut: it counts connections that broke
+// off, which all do while it hangs, and then accepts none from their host.
+func TestCheckWarnsOfAServerThatShutsItsClientsOut(t *testing.T) {
+	f := newFixture(t, mysqltest.Start(t))
+	warned := func(elsewhere bool) string {
+		is := f.open(1)
+		if elsewhere {
+			is.Elsewhere()
+		}
+		findings, err := is.Check(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range findings {
+			if x.Name == "max_connect_errors" {
+				return x.Fix
+			}
+		}
+		return ""
+	}
+	if warned(false) != "" {
+		t.Error("warned of what never happens on loopback")
+	}
+	fix := warned(true)
+	if fix == "" {
+		t.Fatal("no warning with the server's own default")
+	}
+	statement, _, _ := strings.Cut(fix, ";")
+	f.server.Exec(t, statement)
+	if warned(true) != "" {
+		t.Errorf("%s: it is still warned of", statement)
+	}
+}

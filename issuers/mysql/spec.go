@@ -193,13 +193,18 @@ func (s *spec) checkHosts() error {
 	return nil
 }
 
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
 func (s *spec) checkTLS() error {
 	switch s.TLS.Mode {
 	case "":
 		s.TLS.Mode = tlsVerifyFull
 	case tlsVerifyFull:
 	case tlsDisable:
-		if ip := net.ParseIP(s.host); s.host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		if !isLoopback(s.host) {
 			return fmt.Errorf("tls.mode: disable is allowed for loopback addresses alone, and %q is none; use verify-full", s.host)
 		}
 		if s.TLS.CA != "" || s.TLS.CAFile != "" || s.TLS.ServerName != "" {

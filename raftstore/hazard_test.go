@@ -298,7 +298,7 @@ func TestHazard5FollowerThatIsCutOffIsStale(t *testing.T) {
 	}
 	began := time.Now()
 	eventually(t, "stale", func() bool { return errors.Is(f.Fresh(), ErrStale) })
-	if d := time.Since(began); d > 3*f.cfg.Timing.FreshFor+2*time.Second {
+	if d := time.Since(began); d > 3*f.Store.cfg.Timing.FreshFor+2*time.Second {
 		t.Fatalf("stale only after %v", d)
 	}
 }

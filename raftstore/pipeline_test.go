@@ -7,10 +7,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TestLaw8RefusedEntriesHoldNoSender: a follower refuses entries, and raft reads no
+// TestRefusedEntriesHoldNoSender: a follower refuses entries, and raft reads no
 // answer after that. Sending on must fail; where it waits for a reader instead, the
 // follower gets no entry again and the leader cannot be closed.
-func TestLaw8RefusedEntriesHoldNoSender(t *testing.T) {
+func TestRefusedEntriesHoldNoSender(t *testing.T) {
 	c := newCluster(t, 2, nil)
 	f := c.followers()[0]
 	p, err := c.leader().parts.trans.AppendEntriesPipeline(raft.ServerID(f.cfg.NodeID), raft.ServerAddress(f.parts.port.addr.String()))

@@ -192,6 +192,10 @@ func (n *network) serveVoter(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := n.admitVoter(r.Context(), id, req.Addr); err != nil {
 		n.s.log.Warn("node not made a voter", "joiner", id, "addr", req.Addr, "error", err)
+		if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrIndeterminate) {
+			http.Error(w, "no leader", http.StatusServiceUnavailable) // it lost its office meanwhile; nobody said no
+			return
+		}
 		http.Error(w, "refused", http.StatusForbidden)
 		return
 	}

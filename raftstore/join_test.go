@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -103,6 +105,27 @@ func TestOnlyAdmittedNodesBecomeVoters(t *testing.T) {
 	}
 	if got := len(c.nodes[0].Peers()); got != 1 {
 		t.Fatalf("%d members", got)
+	}
+}
+
+// TestJoinerOutlivesAnElection: a leader that loses its office while it makes a node a
+// voter has refused nobody.
+func TestJoinerOutlivesAnElection(t *testing.T) {
+	for _, lost := range []error{ErrNotLeader, ErrIndeterminate} {
+		var asked atomic.Int32
+		c := newCluster(t, 1, func(cfg *Config) {
+			cfg.OnVoter = func(context.Context, string, string) error {
+				if asked.Add(1) == 1 {
+					return fmt.Errorf("lost: %w", lost)
+				}
+				return nil
+			}
+		})
+		n := newNode(t, c, 2)
+		n.open()
+		if err := n.JoinCluster(testCtx(t), []string{c.nodes[0].parts.port.addr.String()}); err != nil || asked.Load() != 2 {
+			t.Errorf("%v: %v, asked %d times", lost, err, asked.Load())
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ type parts struct {
 	snaps *sealedSnapshots
 	state *state
 	fsm   *fsm
-	trans *raft.NetworkTransport
+	trans *transport
 }
 
 // RenewCertificate has this node know itself to others, from the next connection
@@ -157,10 +157,10 @@ func (s *Store) openRaft(id *identity, snap position, standIn *raft.SnapshotMeta
 	conf.NoSnapshotRestoreOnStart = standIn != nil || snap.index > 0 && p.state.pos.index >= snap.index
 
 	s.net = newNetwork(s, id)
-	p.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	p.trans = &transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: logger, MaxPool: 4, Timeout: 3 * time.Second,
 		Stream: &raftStream{p.port.routes[protoRaft], id, s.net.nodeAt},
-	})
+	})}
 	if s.cfg.Bootstrap {
 		if err := s.bootstrap(conf); err != nil {
 			return err

@@ -51,15 +51,23 @@ func voters(t *testing.T, n *node.Node) (count int) {
 	return count
 }
 
+// member is config for a node of several.
+func member(t *testing.T, id, dir string) node.Config {
+	t.Helper()
+	cfg := config(t, id, dir)
+	cfg.Steady()
+	return cfg
+}
+
 // three makes a cluster of three in this process; the first leads.
 func three(t *testing.T) (nodes []*node.Node, shares []string) {
 	t.Helper()
 	dir := t.TempDir()
-	leader := start(t, config(t, "n1", dir))
+	leader := start(t, member(t, "n1", dir))
 	shares = initialise(t, leader).Shares
 	nodes = []*node.Node{leader}
 	for _, id := range []string{"n2", "n3"} {
-		nodes = append(nodes, join(t, config(t, id, dir), token(t, leader), shares))
+		nodes = append(nodes, join(t, member(t, id, dir), token(t, leader), shares))
 		eventually(t, id+" is a voter", func() bool { return voters(t, leader) == len(nodes) })
 	}
 	return nodes, shares
@@ -141,12 +149,12 @@ func TestThreeNodesAgreeAndSurviveTheirLeader(t *testing.T) {
 func TestJoinTokenServesOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	leader := start(t, config(t, "n1", dir))
+	leader := start(t, member(t, "n1", dir))
 	shares := initialise(t, leader).Shares
 	_, err := leader.JoinToken(t.Context(), as("human:mallory"))
 	refused(t, err, "denied")
 	tok := token(t, leader)
-	n2 := join(t, config(t, "n2", dir), tok, shares)
+	n2 := join(t, member(t, "n2", dir), tok, shares)
 	eventually(t, "n2 is a voter", func() bool { return voters(t, leader) == 2 })
 
 	for id, bad := range map[string]string{"n3": tok, "n4": forged(t, tok)} {

@@ -9,12 +9,20 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
+	"github.com/mayfly-broker/mayfly/raftstore"
 )
 
 // What the tests look at and nobody else may.
 
 // PendingFile stands while an initialisation is unfinished.
 const PendingFile = pendingFile
+
+// Steady has a node bear with a silence of almost a second before there is another
+// leader, where it would bear with a quarter of one: on a busy machine, a test that
+// writes by the leader that it made keeps it.
+func (c *Config) Steady() {
+	c.timing = raftstore.Timing{Heartbeat: time.Second, Election: time.Second, LeaderLease: 900 * time.Millisecond}
+}
 
 // Digest is this replica's Merkle root as the beacons carry it; nil while the
 // node is not running.

@@ -61,6 +61,8 @@ type Config struct {
 	// Join, where set, makes an empty node join a cluster instead of waiting to
 	// be initialised.
 	Join *Join
+
+	timing raftstore.Timing // the store's own, but for tests
 }
 
 // Disk is how much free space under Dir is kept back, in MiB; 0 is the store's

@@ -129,7 +129,7 @@ func (n *Node) open(ctx context.Context, k *seal.Keyring, bootstrap bool) error 
 	r.teller = notify.New(&telling{node: n.cfg.ID, run: r}, notify.Options{Logger: n.log})
 	r.store, err = raftstore.Open(raftstore.Config{
 		NodeID: n.cfg.ID, Dir: n.path(raftDir), Listen: n.cfg.ClusterListen, Advertise: n.cfg.ClusterAdvertise,
-		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap,
+		CA: ca, Sealer: k, Logger: n.log, Bootstrap: bootstrap, Timing: n.cfg.timing,
 		Handler: n.clusterHandler(), OnJoin: n.onJoin, Disk: raftstore.Disk{Reserve: n.cfg.Disk.ReserveMiB << 20, Floor: n.cfg.Disk.FloorMiB << 20},
 		Hooks: raftstore.Hooks{
 			Preamble:   preamble(k),

@@ -372,7 +372,7 @@ func TestIAMWaitsForTheKey(t *testing.T) {
 	began := time.Now()
 	l := userLease()
 	c := mint(t, is, l) // for as long again, every second server does not know it
-	if took := time.Since(began); took < 1400*time.Millisecond || s.Calls("GetCallerIdentity") < 3 { // more, the sooner the first
+	if took := time.Since(began); took < 1400*time.Millisecond || s.Calls("GetCallerIdentity") < 3 {
 		t.Errorf("it took %s and %d looks", took, s.Calls("GetCallerIdentity"))
 	}
 	if _, empty := c.Public["session_token"]; !empty || c.Env["AWS_SESSION_TOKEN"] != "session_token" {

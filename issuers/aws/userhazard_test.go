@@ -66,8 +66,10 @@ func TestHazard8IAMLateRequestsAreRefusedByAWSsClock(t *testing.T) {
 		t.Run(action, func(t *testing.T) {
 			s := newIAM(t)
 			deposed, next := openUsers(t, s), openUsers(t, s)
-			l := userLease()
-			l.MintDeadline = time.Now().Add(3 * time.Second)
+			l, like := userLease(), userLease()
+			ample := issuertest.Ample(func() { mint(t, next, like) })
+			withdrawn(t, next, like)
+			l.MintDeadline = time.Now().Add(ample + time.Second) // requests count whole ones
 			h := s.Hold(action)
 			_, err := deposed.Mint(t.Context(), l)
 			wantKind(t, err, issuers.Unknown)

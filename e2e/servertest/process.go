@@ -59,6 +59,9 @@ func (c Command) Run(ctx context.Context) (string, error) {
 	}
 	select {
 	case <-p.done:
+		if errors.Is(p.err, exec.ErrWaitDelay) { // it ended well; its output was not closed in time
+			return p.Output(), nil
+		}
 		return p.Output(), p.err
 	case <-ctx.Done():
 		return p.Output(), errors.Join(ctx.Err(), p.Stop(syscall.SIGKILL))

@@ -90,6 +90,18 @@ func TestServerStopsWithWhatItStarted(t *testing.T) {
 	}
 }
 
+// A program that ended well did so, also where somebody still holds its output: on
+// a machine that stands still for a second, that is whoever reads it.
+func TestProgramThatEndedWellDidSo(t *testing.T) {
+	out, err := Command{Path: "/bin/sh", Args: []string{"-c", "echo done; sleep 5 & exit 0"}, Dir: t.TempDir()}.Run(t.Context())
+	if err != nil || out != "done" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := (Command{Path: "/bin/sh", Args: []string{"-c", "exit 3"}, Dir: t.TempDir()}).Run(t.Context()); err == nil {
+		t.Error("a program that failed did not")
+	}
+}
+
 func TestUnbuiltServerSaysHowToGetIt(t *testing.T) {
 	if _, err := Built("no-such-server"); err == nil || !strings.Contains(err.Error(), "make setup") {
 		t.Fatal(err)

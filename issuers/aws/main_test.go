@@ -179,17 +179,17 @@ func wantKind(t testing.TB, err error, kind issuers.ErrorKind) {
 	}
 }
 
-// eventually polls until ok, and fails after forty seconds.
+// eventually polls until ok, and fails after a minute.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(40 * time.Second)
+	deadline := time.After(time.Minute)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("did not happen within forty seconds: %s", what)
+			t.Fatalf("did not happen within a minute: %s", what)
 		}
 	}
 }

@@ -126,11 +126,12 @@ func TestHazard18AzureTokenThatOutlivesItsLeaseIsNotDelivered(t *testing.T) {
 // nothing: it ends with the deadline, by Entra's clock.
 func TestHazard8AzureLateTokenIsRefusedByEntrasClock(t *testing.T) {
 	is := open(t, bySAS())
+	ample := issuertest.Ample(func() { mint(t, is, lease(theScope)) })
 	stuck := make(chan struct{})
 	world.Entra.Answer(func(http.ResponseWriter, *http.Request) { <-stuck })
 	defer world.Entra.Answer(nil)
 	l := lease(theScope)
-	l.MintDeadline = time.Now().Add(2 * time.Second)
+	l.MintDeadline = time.Now().Add(ample + time.Second) // the token's times are in whole ones
 	_, err := is.Mint(t.Context(), l)
 	close(stuck)
 	wantKind(t, err, issuers.Unknown)

@@ -110,11 +110,12 @@ func testReplaceCrash(t *testing.T, s *suite) {
 	}
 	const crashes = 10
 	for i := range crashes {
-		next, deadline := NewSecret(), time.Now().Add(within)
+		s := s.again(t)
 		dying := s.rotator(t)
 		if err := dying.replace(s.ctx, name, now, soon()); err != nil {
 			t.Fatalf("Replace: %v", err)
 		}
+		next, deadline := NewSecret(), time.Now().Add(within)
 		ctx, cancel := context.WithTimeout(s.ctx, took*time.Duration(i)/(crashes-1))
 		err := dying.replace(ctx, name, next, deadline)
 		cancel()
@@ -138,8 +139,8 @@ func testReplaceHang(t *testing.T, s *suite) {
 		t.Fatalf("Replace: %v", err)
 	}
 	thaw := s.Rotation.Freeze(t)
-	next, deadline := NewSecret(), time.Now().Add(700*time.Millisecond)
-	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Second)
+	next, deadline := NewSecret(), time.Now().Add(2*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
 	defer cancel()
 	silent := func(what string, err error) {
 		if kind := issuers.KindOf(err); err == nil || kind != issuers.Unknown && kind != issuers.Unreachable {

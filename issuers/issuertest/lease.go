@@ -42,6 +42,15 @@ func NewLease(k issuers.Kind, s scope.Scope) issuers.Lease {
 	return l
 }
 
+// Ample is how long a deadline must be for a call like f to reach the target before
+// it, on a machine as busy as this one is now. A deadline that passes before the
+// target has heard of the call shows nothing of the target.
+func Ample(f func()) time.Duration {
+	began := time.Now()
+	f()
+	return time.Second + 5*time.Since(began)
+}
+
 // Regenerate returns the lease as the broker writes it for a re-mint: the next
 // generation, with a fresh mint deadline.
 func Regenerate(k issuers.Kind, l issuers.Lease) issuers.Lease {

@@ -41,6 +41,16 @@ func open(t *testing.T, h Harness) *suite {
 	return s
 }
 
+// again is the suite with its patience anew, for a case of many rounds.
+func (s *suite) again(t *testing.T) *suite {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	next := *s
+	next.ctx = ctx
+	return &next
+}
+
 // open opens another issuer on the same target with that term.
 func (s *suite) open(t *testing.T, term uint64) *recorder {
 	t.Helper()

@@ -101,7 +101,7 @@ func TestThrottledCallsAreSentAgain(t *testing.T) {
 		w.Header().Set("Retry-After", "3600")
 		refuse(w, 429, "TooManyRequests", "busy")
 	})
-	l.MintDeadline = time.Now().Add(300 * time.Millisecond)
+	l.MintDeadline = time.Now().Add(1500 * time.Millisecond)
 	_, err := is.Mint(t.Context(), l)
 	wantKind(t, err, issuers.Unreachable)
 }

@@ -225,17 +225,17 @@ func (f *fixture) objects(l issuers.Lease) []string {
 	return out
 }
 
-// eventually polls until ok, and fails after half a minute.
+// eventually polls until ok, and fails after a minute.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("did not happen within half a minute: %s", what)
+			t.Fatalf("did not happen within a minute: %s", what)
 		}
 	}
 }

@@ -29,7 +29,7 @@ func TestLaw8HangingAPIServerDelaysNoLongerThanTheDeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := lease(tokenFor("shop/deployer"))
-	l.MintDeadline = time.Now().Add(400 * time.Millisecond)
+	l.MintDeadline = time.Now().Add(1500 * time.Millisecond)
 	start := time.Now()
 	if _, err := is.Mint(t.Context(), l); issuers.KindOf(err) != issuers.Unknown {
 		t.Errorf("a mint on a stopped server: %v; its request was sent, so nobody knows", err)
@@ -39,7 +39,7 @@ func TestLaw8HangingAPIServerDelaysNoLongerThanTheDeadline(t *testing.T) {
 	if out := is.Withdraw(ctx, []issuers.Lease{warm}); out[0].Err == nil {
 		t.Error("a withdrawal on a stopped server has a receipt")
 	}
-	if d := time.Since(start); d > 4*time.Second {
+	if d := time.Since(start); d > 8*time.Second {
 		t.Errorf("a stopped server held the caller up for %s", d)
 	}
 	if err := s.Kill(); err != nil {

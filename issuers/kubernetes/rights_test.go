@@ -182,6 +182,7 @@ func TestRememberedTokenEndsAfterTenSeconds(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 		used := time.Now()
+		last := used // when a question was asked that a server answered from memory
 		out := f.withdraw(is, l)
 		if r := out[0].Receipt; !strings.Contains(r.Detail, "10s more") {
 			t.Errorf("without waiting, the receipt must say that the token may be accepted: %+v", r)
@@ -191,11 +192,15 @@ func TestRememberedTokenEndsAfterTenSeconds(t *testing.T) {
 			if rights == 0 && f.try(c, http.MethodGet, core+"shop/configmaps/settings", nil) != 200 {
 				rights = time.Since(used)
 			}
+			asked := time.Now()
 			ok, _, err := f.server.Review(t.Context(), c.Secret["token"].Reveal())
+			if err == nil && ok {
+				last = asked
+			}
 			return err == nil && !ok
 		})
-		took := time.Since(used)
-		t.Logf("%s: rights ended %s, and acceptance %s after the token was last used anew", name, rights, took)
+		took := last.Sub(used) // no longer on a machine that is slow to ask again
+		t.Logf("%s: rights ended %s, and acceptance no earlier than %s after the token was last used anew", name, rights, took)
 		if took > 12*time.Second {
 			t.Errorf("an API server remembered a token for %s; settle is 12s", took)
 		}
@@ -205,22 +210,25 @@ func TestRememberedTokenEndsAfterTenSeconds(t *testing.T) {
 // A receipt waits as well for what an earlier withdrawal deleted and did not see
 // through.
 func TestLaw2KubernetesInterruptedWithdrawalIsWaitedForAgain(t *testing.T) {
-	f := newFixture(t, shared).with(map[string]any{"settle": "3s"})
+	const settle = 5 * time.Second
+	f := newFixture(t, shared).with(map[string]any{"settle": settle.String()})
 	is := f.open(1)
+	opened := time.Now()
 	l := lease(tokenFor("shop/deployer"))
 	f.mint(is, l)
-	eventually(t, "the issuer is older than settle", func() bool {
-		return time.Since(l.NotBefore) > 3*time.Second
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	eventually(t, "the issuer is older than settle", func() bool { return time.Since(opened) > settle })
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if out := is.Withdraw(ctx, []issuers.Lease{l}); issuers.KindOf(out[0].Err) != issuers.Unknown || len(f.objects(l)) != 0 {
-		t.Fatalf("%+v", out)
+	began, first := time.Now(), make(chan issuers.Outcome, 1)
+	go func() { first <- is.Withdraw(ctx, []issuers.Lease{l})[0] }()
+	eventually(t, "the objects are deleted", func() bool { return len(f.objects(l)) == 0 })
+	cancel()
+	if out := <-first; out.Err == nil {
+		t.Fatalf("a receipt without the wait: %+v", out)
 	}
-	start := time.Now()
 	f.withdraw(is, l)
-	if d := time.Since(start); d < 500*time.Millisecond {
-		t.Errorf("law 2: the receipt came after %s: the first withdrawal's wait was not made up for", d)
+	if d := time.Since(began); d < settle { // the deletion came after its beginning
+		t.Errorf("law 2: the receipt came %s after the first withdrawal began, whose wait was not made up for", d)
 	}
 }
 

@@ -116,12 +116,14 @@ func TestHazard8MySQLStuckReplacementOfADeadClientChangesNothing(t *testing.T) {
 	first, next := f.makeAccount(t, name, ""), issuertest.NewSecret()
 	g, proxy := f.throughProxy()
 	dying, living := g.open(100), f.open(100)
-	if err := f.replaceIn(dying, name, first, 30*time.Second); err != nil { // connected
-		t.Fatal(err)
-	}
+	ample := issuertest.Ample(func() {
+		if err := f.replaceIn(dying, name, first, 30*time.Second); err != nil { // connected
+			t.Fatal(err)
+		}
+	})
 	release := f.blockCreateUser()
 	defer release()
-	deadline := time.Now().Add(1500 * time.Millisecond)
+	deadline := time.Now().Add(ample)
 	done := make(chan error, 1)
 	go func() {
 		done <- dying.Replace(t.Context(), issuers.Replacement{Username: name, Next: next, Deadline: deadline})
@@ -147,11 +149,13 @@ func TestHazard8MySQLLateReplacementIsRefusedByTheTargetsClock(t *testing.T) {
 		first, next := f.makeAccount(t, name, ""), issuertest.NewSecret()
 		g, proxy := f.throughProxy()
 		is := g.open(110)
-		if err := f.replaceIn(is, name, first, 30*time.Second); err != nil {
-			t.Fatal(err)
-		}
+		ample := issuertest.Ample(func() {
+			if err := f.replaceIn(is, name, first, 30*time.Second); err != nil {
+				t.Fatal(err)
+			}
+		})
 		proxy.HoldAt(word)
-		deadline := time.Now().Add(400 * time.Millisecond)
+		deadline := time.Now().Add(ample)
 		done := make(chan error, 1)
 		go func() {
 			done <- is.Replace(t.Context(), issuers.Replacement{Username: name, Next: next, Deadline: deadline})
@@ -161,7 +165,7 @@ func TestHazard8MySQLLateReplacementIsRefusedByTheTargetsClock(t *testing.T) {
 			t.Fatalf("%s was never sent; the test proves nothing", word)
 		}
 		proxy.Hold(false)
-		wantKind(t, <-done, issuers.TooLate)
+		wantTooLate(t, <-done, deadline)
 		f.mustHold(is, name, first, next)
 	}
 }

@@ -44,13 +44,14 @@ func TestHazard8LateMintEndsWithTheLease(t *testing.T) {
 	f := newFixture(t, shared).offline()
 	l := lease(allow([]string{"publish"}, "a"))
 	l.NotBefore = l.NotBefore.Add(-9 * time.Minute)
-	l.NotAfter = time.Now().Add(3 * time.Second)
+	l.NotAfter = time.Now().Add(5 * time.Second)
 	c := f.mint(f.open(1), l)
+	u, err := jwt.DecodeUserClaims(c.Secret["jwt"].Reveal())
+	if err != nil || u.Expires == 0 || time.Unix(u.Expires, 0).After(l.NotAfter) {
+		t.Fatalf("the lease ends at %s, its JWT at %d (%v)", l.NotAfter, u.Expires, err)
+	}
 	nc := f.as(c)
 	eventually(t, "the server ends the connection at the JWT's exp", nc.IsClosed)
-	if time.Now().After(l.NotAfter.Add(2 * time.Second)) {
-		t.Errorf("it lived %s longer than its lease", time.Since(l.NotAfter))
-	}
 	// in the second of its exp the server still lets it in, and out at once
 	eventually(t, "the lease's end", func() bool { return time.Now().After(l.NotAfter) })
 	if nc, err := f.dial(c); err == nil {
@@ -83,7 +84,11 @@ func TestHazard8FrozenUpdateIsWaitedFor(t *testing.T) {
 		out := is.Withdraw(short, []issuers.Lease{l})
 		wantKind(t, out[0].Err, issuers.Unreachable) // nothing was pushed
 		cancel()
-		short, cancel = context.WithTimeout(t.Context(), time.Second)
+		patience := time.Minute // it need not wait for who is newer
+		if term < 7 {
+			patience = time.Second
+		}
+		short, cancel = context.WithTimeout(t.Context(), patience)
 		if err := is.Fence(short); (err != nil) != (term < 7) {
 			t.Errorf("the fence of term 7 while a leader of term %d updates: %v", term, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-broker/mayfly/issuers"
+	"github.com/mayfly-broker/mayfly/issuers/issuertest"
 	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 )
 
@@ -42,12 +43,12 @@ func TestHazard8StuckMintOfADeadClientNeverAppears(t *testing.T) {
 	f := newFixture(t, shared)
 	g, proxy := f.throughProxy()
 	dying, living := g.open(1), f.open(1)
-	f.mint(dying, f.lease(f.readonly())) // connected, pooled role made
+	ample := issuertest.Ample(func() { f.mint(dying, f.lease(f.readonly())) }) // connected, pooled role made
 
 	release := f.blockCreateRole()
 	defer release()
 	l := f.lease(f.readonly())
-	l.MintDeadline = time.Now().Add(1500 * time.Millisecond)
+	l.MintDeadline = time.Now().Add(ample)
 	minted := make(chan error, 1)
 	go func() {
 		_, err := dying.Mint(t.Context(), l)
@@ -92,7 +93,7 @@ func TestHazard8LateMessageIsRefusedByTheTargetsClock(t *testing.T) {
 	}()
 	eventually(t, "the deadline passes", func() bool { return time.Now().After(l.MintDeadline.Add(100 * time.Millisecond)) })
 	proxy.Hold(false)
-	wantKind(t, <-minted, issuers.TooLate)
+	wantTooLate(t, <-minted, l.MintDeadline)
 	if f.exists(l.Name) {
 		t.Error("the account appeared after the deadline")
 	}
@@ -181,7 +182,7 @@ func TestLaw8HangingServerDelaysNoLongerThanTheDeadline(t *testing.T) {
 	if _, err := is.Mint(t.Context(), l); err == nil {
 		t.Error("a hanging server minted")
 	}
-	if late := time.Since(l.MintDeadline); late > 3*time.Second {
+	if late := time.Since(l.MintDeadline); late > 10*time.Second {
 		t.Errorf("Mint came back %s after its deadline", late)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)

@@ -100,7 +100,12 @@ func TestHazard8RabbitMQLateReplacementDoesNothing(t *testing.T) {
 	first, next := f.makeUser(t, "late", `,"tags":""`), issuertest.NewSecret()
 	p := newCutter(t, f.server.API, "PUT ")
 	slow, living := f.at(p.address()).open(1), f.open(2)
-	wantKind(t, f.replaceIn(slow, "late", next, time.Second), issuers.Unknown)
+	ample := issuertest.Ample(func() {
+		if err := f.replaceIn(f.open(2), "late", first, 20*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	})
+	wantKind(t, f.replaceIn(slow, "late", next, ample), issuers.Unknown)
 	p.waitHeld(t)
 	if line := p.deliver(t); !strings.Contains(line, "100") {
 		t.Errorf("the server answers %q; it should ask for the body", line)

@@ -169,17 +169,17 @@ func userExists(t testing.TB, admin *goredis.Client, name string) bool {
 	return false
 }
 
-// eventually polls until ok, and fails after twenty seconds.
+// eventually polls until ok, and fails after a minute.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("did not happen within twenty seconds: %s", what)
+			t.Fatalf("did not happen within a minute: %s", what)
 		}
 	}
 }

@@ -100,7 +100,12 @@ func TestHazard8RedisLateReplacementDoesNothing(t *testing.T) {
 	first, next := makeUser(t, []*redistest.Server{f.server}, "app"), issuertest.NewSecret()
 	slow, p := throughCutter(t, f, "MULTI")
 	is, living := slow.open(1), f.open(1)
-	deadline := time.Now().Add(400 * time.Millisecond)
+	ample := issuertest.Ample(func() {
+		if err := f.replaceIn(f.open(1), "app", first, 20*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	})
+	deadline := time.Now().Add(ample)
 	wantKind(t, is.Replace(t.Context(), issuers.Replacement{Username: "app", Next: next, Deadline: deadline}), issuers.Unknown)
 	p.waitHeld(t)
 	eventually(t, "the deadline passes", func() bool { return time.Now().After(deadline) })

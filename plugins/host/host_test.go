@@ -258,10 +258,9 @@ func TestLaw8OnlyItsOwnTargetsFail(t *testing.T) {
 		s.works(t, "neighbour")
 		eventually(t, "a new start of a plugin that "+fault, func() bool { return s.status("bad").Running })
 	}
-	k, i := s.target(t, "bad", "hangs")
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if _, err := i.Mint(ctx, lease(k)); issuers.KindOf(err) != issuers.Unknown || err == nil {
+	note := newNote(t)
+	k, i := s.target(t, "bad", "hangs", "file", note)
+	if err := mintUntilThere(t, k, i, note); issuers.KindOf(err) != issuers.Unknown || err == nil {
 		t.Errorf("a mint that hangs: %v; want kind unknown", err)
 	}
 	s.works(t, "bad") // one call that hangs keeps no other
@@ -305,24 +304,38 @@ func TestDeadlinesAndCancellationTravel(t *testing.T) {
 	if err != nil || !strings.HasPrefix(c.Public["deadline"], "true ") || strings.Contains(c.Public["deadline"], "h") {
 		t.Fatalf("the deadline there is %v, %v", c, err)
 	}
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	note := filepath.Join(dir, "note")
+	note := newNote(t)
 	k, i = s.target(t, "good", "waits for the caller", "file", note)
-	ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
-	time.AfterFunc(100*time.Millisecond, cancel)
-	if _, err := i.Mint(ctx, lease(k)); err == nil {
+	if err := mintUntilThere(t, k, i, note); err == nil {
 		t.Fatal("it minted")
 	}
-	eventually(t, "the news of the cancellation", func() bool {
-		b, _ := os.ReadFile(note)
-		return string(b) == context.Canceled.Error()
-	})
+	eventually(t, "the news of the cancellation", func() bool { return says(note, context.Canceled.Error()) })
+}
+
+// newNote is where a rogue writes how far a call has come; it runs as another user.
+func newNote(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o777))
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	return filepath.Join(dir, "note")
+}
+
+func says(note, text string) bool {
+	b, err := os.ReadFile(note)
+	return err == nil && string(b) == text
+}
+
+// mintUntilThere mints until the call is at the plugin, then gives it up.
+func mintUntilThere(t *testing.T, k issuers.Kind, i issuers.Issuer, note string) error {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { _, err := i.Mint(ctx, lease(k)); done <- err }()
+	eventually(t, "the call's arrival at the plugin", func() bool { return says(note, "arrived") })
+	cancel()
+	return <-done
 }
 
 // TestUpgradeKeepsWhatIsInFlight: a newer file takes over without a gap; a call in
@@ -337,13 +350,12 @@ func TestUpgradeKeepsWhatIsInFlight(t *testing.T) {
 	}
 	old := s.status("renewed").PID
 
-	slowKind, slow := s.target(t, "renewed", "waits for the caller", "file", "/dev/null")
+	note := newNote(t)
+	slowKind, slow := s.target(t, "renewed", "waits for the caller", "file", note)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { _, err := slow.Mint(ctx, lease(slowKind)); done <- err }()
-	if err := slow.(issuers.Fencer).Fence(t.Context()); err != nil { // by now the call is there, or will be at the old one
-		t.Fatal(err)
-	}
+	eventually(t, "the call's arrival at the old one", func() bool { return says(note, "arrived") })
 
 	wrong := s.spec(t, "renewed", 2)
 	wrong.SHA256 = sha256.Sum256([]byte("another"))
@@ -446,7 +458,11 @@ func TestHazard6LogIsBounded(t *testing.T) {
 	eventually(t, "the lines", func() bool { return strings.Contains(s.log.String(), "line 40") })
 	s.works(t, "loud")
 	text := s.log.String()
-	if len(text) > 400_000 || strings.Contains(text, "line 19999") || strings.ContainsAny(text, "\x1b\x00\u202e") {
+	// how many is for the limit and the flood's own time to say: any single line may pass
+	if n := strings.Count(text, `line="line `); n > 10_000 {
+		t.Errorf("%d lines of a flood of 20,000 are logged", n)
+	}
+	if len(text) > 1_000_000 || strings.ContainsAny(text, "\x1b\x00\u202e") {
 		t.Errorf("the log has %d bytes, or what must not be in it", len(text))
 	}
 	if !strings.Contains(text, "level=ERROR msg=\"plugin says\" plugin=loud line=\"bad\\\\u001b") {

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -126,18 +127,34 @@ func (s *Server) configure() error {
 	return s.account.WriteFile(filepath.Join(s.Dir, "enabled_plugins"), []byte("[rabbitmq_management].\n"))
 }
 
+// dists keeps each port that distPort gave: a UDP socket, where no server stands in
+// the way of it, tells others who ask there that it is taken.
+var dists struct {
+	sync.Mutex
+	held []net.PacketConn
+}
+
 // distPort chooses the port by which nodes of a cluster talk. The server tries it
 // on every address before it starts, so [servertest.Port] does not serve: it holds
-// its ports on another address. Its range is not used here.
+// its ports on another address. Its range is not used here. The port is this
+// process's own until it ends, for a node binds it many seconds after its choice.
 func distPort() (int, error) {
 	const first, last = 15000, 19000
+	dists.Lock()
+	defer dists.Unlock()
 	start := os.Getpid() * 31 % (last - first)
 	for i := range last - first {
 		n := first + (start+i)%(last-first)
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(n))
+		hold, err := net.ListenPacket("udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(n)))
 		if err != nil {
 			continue
 		}
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(n))
+		if err != nil {
+			_ = hold.Close()
+			continue
+		}
+		dists.held = append(dists.held, hold)
 		return n, l.Close()
 	}
 	return 0, fmt.Errorf("no port from %d to %d is free", first, last)

@@ -97,8 +97,15 @@ func (*part) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (
 }
 
 type rogue struct {
+	mu     sync.Mutex // calls come side by side
 	open   map[uint64]protocol.OpenRequest
 	stderr *os.File
+}
+
+func (r *rogue) target(handle uint64) protocol.OpenRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open[handle]
 }
 
 // fault is what the target's spec asks for.
@@ -108,7 +115,7 @@ func fault(spec []byte) string {
 	return s.Fault
 }
 
-func (r *rogue) fault(handle uint64) string { return fault(r.open[handle].Spec) }
+func (r *rogue) fault(handle uint64) string { return fault(r.target(handle).Spec) }
 
 func (r *rogue) Describe(context.Context, protocol.Nothing) (protocol.Manifest, error) {
 	m := protocol.Manifest{Name: name, Revocable: true, CredentialName: "mf-{lease}", Abilities: []protocol.Ability{protocol.AbleCheck, protocol.AbleList, protocol.AblePublish, protocol.AbleSecrets, protocol.AbleRoles}}
@@ -164,6 +171,8 @@ func (r *rogue) MakeSecrets(context.Context, protocol.SpecRequest) (protocol.Sec
 }
 
 func (r *rogue) Open(_ context.Context, q protocol.OpenRequest) (protocol.Verdict, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.open[q.Handle] = q
 	return protocol.Verdict{}, nil
 }
@@ -174,7 +183,7 @@ func (r *rogue) Close(context.Context, protocol.HandleRequest) (protocol.Verdict
 
 func (r *rogue) Mint(ctx context.Context, q protocol.LeaseRequest) (protocol.Minted, error) {
 	good := protocol.Minted{Public: map[string]string{"username": q.Lease.Name, "generation": generation() + "."}, Secret: map[string][]byte{"password": []byte("sixteen bytes or more")}}
-	target := r.open[q.Handle]
+	target := r.target(q.Handle)
 	if variable, ok := strings.CutPrefix(r.fault(q.Handle), "sets "); ok && !strings.Contains(variable, " ") {
 		good.Env = map[string]string{variable: "username"}
 	}
@@ -182,6 +191,7 @@ func (r *rogue) Mint(ctx context.Context, q protocol.LeaseRequest) (protocol.Min
 	case "crashes":
 		os.Exit(7)
 	case "hangs":
+		note(target, "arrived")
 		time.Sleep(time.Hour)
 	case "leaves a child":
 		leave()
@@ -198,8 +208,9 @@ func (r *rogue) Mint(ctx context.Context, q protocol.LeaseRequest) (protocol.Min
 			}
 		}
 	case "waits for the caller":
+		note(target, "arrived")
 		<-ctx.Done()
-		_ = os.WriteFile(string(target.Secrets["file"]), []byte(ctx.Err().Error()), 0o644)
+		note(target, ctx.Err().Error())
 		return good, ctx.Err()
 	case "says when it must be done":
 		d, ok := ctx.Deadline()
@@ -240,6 +251,13 @@ func (r *rogue) Mint(ctx context.Context, q protocol.LeaseRequest) (protocol.Min
 		}
 	}
 	return good, nil
+}
+
+// note tells the test how far a call has come, in the file that the target names.
+func note(target protocol.OpenRequest, text string) {
+	if file, ok := target.Secrets["file"]; ok {
+		_ = os.WriteFile(string(file), []byte(text), 0o644)
+	}
 }
 
 func (r *rogue) Withdraw(_ context.Context, q protocol.LeasesRequest) (protocol.Withdrawn, error) {
@@ -362,7 +380,7 @@ func (r *rogue) Check(_ context.Context, q protocol.HandleRequest) (protocol.Fin
 	// In a PID namespace of its own it has none; but what the node's number is, it may
 	// guess, and the test says so.
 	parent := os.Getppid()
-	if text := string(r.open[q.Handle].Secrets["node"]); text != "" {
+	if text := string(r.target(q.Handle).Secrets["node"]); text != "" {
 		_, _ = fmt.Sscan(text, &parent)
 	}
 	for _, f := range []string{"mem", "environ", "maps"} {

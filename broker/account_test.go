@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -257,4 +258,37 @@ func TestShorterGraceCutsNoLease(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAccountsAreCheckedAtTheDoor: what could not rotate, or must not be given out,
+// is refused with what is allowed.
+func TestAccountsAreCheckedAtTheDoor(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		for spec, want := range map[string]string{
+			`{"target":"t1","usernames":["admin"]}`:                                                 "mayfly rotate target t1",
+			`{"target":"nowhere","usernames":["app"]}`:                                              "does not exist",
+			`{"target":"t1","usernames":[]}`:                                                        "one name, or two",
+			`{"target":"t1","usernames":["a","a"],"grace":"5m"}`:                                    "different names",
+			`{"target":"t1","usernames":["a","b"]}`:                                                 "grace says how long",
+			`{"target":"t1","usernames":["a"],"grace":"5m"}`:                                        "two usernames",
+			`{"target":"t1","usernames":["a"],"rotation":{"cron":"* * * * * *"}}`:                   "five fields",
+			`{"target":"t1","usernames":["a"],"rotation":{"cron":"0 0 31 2 *"}}`:                    "never comes",
+			`{"target":"t1","usernames":["a"],"rotation":{"cron":"@daily"}}`:                        "five fields",
+			`{"target":"t1","usernames":["a"],"rotation":{"cron":"0 3 * * *","time_zone":"Local"}}`: "IANA",
+			`{"target":"t1","usernames":["a\u0007"]}`:                                               "control character",
+		} {
+			_, err := r.engine.Apply(t.Context(), opCaller, wire.ApplyRequest{Objects: []wire.Object{{Kind: "Account", Name: "x", Spec: json.RawMessage(spec)}}})
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v; want %q", spec, err, want)
+			}
+		}
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		other := wire.Object{Kind: "Account", Name: "app", Spec: json.RawMessage(`{"target":"t1","usernames":["app_a"]}`)}
+		if _, err := r.engine.Apply(t.Context(), opCaller, wire.ApplyRequest{Objects: []wire.Object{other}}); err == nil || !strings.Contains(err.Error(), "make a new account") {
+			t.Error(err)
+		}
+		_, err := r.engine.Apply(t.Context(), opCaller, wire.ApplyRequest{Delete: []wire.Ref{{Kind: "Account", Name: "app"}}})
+		r.fails(err, fault.Conflict, ledger.CodeInUse)
+	})
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -29,5 +30,53 @@ func TestScheduleMeetsClockChanges(t *testing.T) {
 		if err != nil || got.UTC().Format(time.RFC3339) != x.want {
 			t.Errorf("%s in %q after %s: %s %v; want %s", x.cron, x.zone, x.after, got.UTC().Format(time.RFC3339), err, x.want)
 		}
+	}
+}
+
+// TestJitterIsEvenAndEverybodysOwn: a hundred accounts of one schedule do not turn at
+// once, each turns at every tick, no earlier than it and within the jitter, and
+// whoever reckons, and whenever, comes to the same instant.
+func TestJitterIsEvenAndEverybodysOwn(t *testing.T) {
+	const jitter, accounts = 30 * time.Minute, 300
+	every := &ledger.Schedule{Cron: "0 3 * * *", TimeZone: "Europe/Berlin", Jitter: ledger.Duration(jitter)}
+	day := func(n int) time.Time { return time.Date(2026, 6, n, 1, 0, 0, 0, time.UTC) } // three o'clock in Berlin
+	due := func(subject string, after time.Time) time.Time {
+		t.Helper()
+		at, err := nextDue(every, subject, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at.UTC()
+	}
+	quarters, moved := map[int]int{}, 0
+	for i := range accounts {
+		subject := fmt.Sprintf("Account/a%d", i)
+		first := due(subject, day(1).Add(-time.Second))
+		share := first.Sub(day(1))
+		if share < 0 || share >= jitter {
+			t.Fatalf("%s turns %s after three o'clock", subject, share)
+		}
+		quarters[int(4*share/jitter)]++
+		// a leader that comes later, even after the tick itself, waits for the same instant
+		for _, later := range []time.Duration{0, share / 2, share - time.Nanosecond} {
+			if share > 0 && !due(subject, day(1).Add(later)).Equal(first) {
+				t.Errorf("%s: %s after three o'clock it is to turn at %s, before at %s", subject, later, due(subject, day(1).Add(later)), first)
+			}
+		}
+		next := due(subject, first)
+		if next.Before(day(2)) || !next.Before(day(2).Add(jitter)) {
+			t.Errorf("%s turns at %s, and then at %s", subject, first, next)
+		}
+		if next.Sub(day(2)) != share {
+			moved++
+		}
+	}
+	for q := range 4 {
+		if n := quarters[q]; n < accounts/8 || n > accounts/2 {
+			t.Errorf("%d of %d turn in quarter %d of the jitter", n, accounts, q+1)
+		}
+	}
+	if moved < accounts/2 {
+		t.Errorf("%d of %d turn at another minute the next day", moved, accounts)
 	}
 }

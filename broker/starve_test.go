@@ -8,6 +8,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // TestLaw8ADeadTargetHidesNoOthersRotations: more accounts of a target that answers
@@ -30,5 +31,44 @@ func TestLaw8ADeadTargetHidesNoOthersRotations(t *testing.T) {
 		wait(time.Second)
 		r.apply(wire.Object{Kind: "Account", Name: "other", Spec: json.RawMessage(`{"target":"t2","usernames":["app"]}`)})
 		r.within(5*time.Second, "the other target's account turns", func() bool { return r.rotation("Account/other").Turns == 1 })
+	})
+}
+
+// TestFewSecretsOfATargetTurnAtATime: a target that answers nothing certain leaves a
+// few secrets in doubt and no more, and when it answers again all turn in the end,
+// still few at a time.
+func TestFewSecretsOfATargetTurnAtATime(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		k.refuses = &issuers.Error{Kind: issuers.Unknown, Detail: "no answer"}
+		const many = 3 * ledger.MaxTurning
+		var accounts []wire.Object
+		for i := range many {
+			accounts = append(accounts, wire.Object{Kind: "Account", Name: fmt.Sprintf("a%d", i), Spec: json.RawMessage(fmt.Sprintf(`{"target":"t1","usernames":["u%d"]}`, i))})
+		}
+		r.apply(accounts...)
+		inDoubt := func() (n, turned int) {
+			for i := range many {
+				x := r.rotation(fmt.Sprintf("Account/a%d", i))
+				if x.InFlight() {
+					n++
+				}
+				turned += int(x.Turns)
+			}
+			if n > ledger.MaxTurning {
+				t.Fatalf("%d secrets are in doubt at a time", n)
+			}
+			return n, turned
+		}
+		for range 300 {
+			wait(time.Second)
+			inDoubt()
+		}
+		if n, turned := inDoubt(); n != ledger.MaxTurning || turned != 0 {
+			t.Errorf("after five minutes %d secrets are in doubt and %d have turned", n, turned)
+		}
+		k.mu.Lock()
+		k.refuses = nil
+		k.mu.Unlock()
+		r.within(time.Hour, "all have turned", func() bool { n, turned := inDoubt(); return n == 0 && turned == many })
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -12,6 +13,11 @@ import (
 	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/secret"
 )
+
+// checkTimeout bounds one look at a target. It is less than a client waits for an
+// answer: who asks about a target that says nothing is told so, and not that the
+// broker gave none.
+const checkTimeout = 20 * time.Second
 
 // CheckTarget examines a target's connection and the rights of its admin
 // account.
@@ -34,6 +40,8 @@ func checkIssuer(ctx context.Context, name string, iss issuers.Issuer) (wire.Tar
 		rep.Findings = append(rep.Findings, wire.Finding{Name: "local", OK: true, Detail: "The broker itself is the issuer; there is nothing to connect to."})
 		return rep, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	found, err := ck.Check(ctx)
 	if err != nil {
 		rep.OK = false

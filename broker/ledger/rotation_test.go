@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/mayfly-broker/mayfly/broker/ledger"
@@ -32,6 +33,33 @@ func (b *book) turnOnce(subject, name string, slot int) {
 		b.t.Fatal(res)
 	}
 	b.ok("", &ledger.FinishRotation{Subject: subject, ID: id(ledger.PrefixRotation, name)})
+}
+
+// TestFewSecretsOfATargetAreInDoubt: whatever a leader has in hand, no replica lets
+// more than the stated number of one target's secrets be replaced at a time.
+func TestFewSecretsOfATargetAreInDoubt(t *testing.T) {
+	b := newBook(t)
+	b.write(object("Target", "other", `{"type":"memory"}`), object("Account", "elsewhere", `{"target":"other","usernames":["app"]}`))
+	name := func(i int) string { return fmt.Sprintf("a%d", i) }
+	for i := range ledger.MaxTurning + 1 {
+		b.write(object("Account", name(i), fmt.Sprintf(`{"target":"db","usernames":["u%d"]}`, i)))
+	}
+	for i := range ledger.MaxTurning {
+		if res := b.beginTurn("Account/"+name(i), name(i), 0); !res.OK() {
+			t.Fatalf("secret %d of %d: %+v", i+1, ledger.MaxTurning, res)
+		}
+	}
+	last := name(ledger.MaxTurning)
+	if res := b.beginTurn("Account/"+last, "b0", 0); res.Code != ledger.CodeRotating {
+		t.Errorf("one more than may be in doubt: %+v", res)
+	}
+	if res := b.beginTurn("Account/elsewhere", "b1", 0); !res.OK() {
+		t.Errorf("another target's: %+v", res)
+	}
+	b.ok("", &ledger.FinishRotation{Subject: "Account/" + name(0), ID: id(ledger.PrefixRotation, name(0))})
+	if res := b.beginTurn("Account/"+last, last, 0); !res.OK() {
+		t.Errorf("when one has been replaced: %+v", res)
+	}
 }
 
 // TestDeletingATargetLeavesOthersSecrets: an account may have a target's name.

@@ -161,11 +161,7 @@ func (s *shell) refuseTarget(kind, name string, report wire.TargetReport) error 
 		}
 		fixes = append(fixes, fix)
 	}
-	what := "address, account and password are right"
-	if keyless[kind] {
-		what = "this node reaches the cloud, and knows the CA of endpoints that --set names (--tls-ca-file)"
-	}
-	next := "see that " + what + "; the kind's page, docs/issuers/" + kind + ".md, says what is needed there"
+	next := nextAfter(kind, report) + "; the kind's page, docs/issuers/" + kind + ".md, says what is needed there"
 	if len(fixes) > 0 {
 		if s.output == asTable {
 			fmt.Fprintf(s.err, "\nRun this on %s as its administrator, then try again:\n\n%s\n\n", clean(name), cleanLines(strings.Join(slices.Compact(fixes), "\n")))
@@ -173,6 +169,17 @@ func (s *shell) refuseTarget(kind, name string, report wire.TargetReport) error 
 		next = "run what stands above"
 	}
 	return &failure{code: exitFailed, kind: client.KindUpstream, word: "target_refused", detail: fmt.Sprintf("target %s was not written: the check failed", name), next: next}
+}
+
+// nextAfter is what to do about a check that failed with nothing to run on the target.
+func nextAfter(kind string, report wire.TargetReport) string {
+	if !slices.ContainsFunc(report.Findings, func(f wire.Finding) bool { return !f.OK && f.Name == "connect" }) {
+		return "mend what is marked FAIL above"
+	}
+	if keyless[kind] {
+		return "see that this node reaches the cloud, and knows the CA of endpoints that --set names (--tls-ca-file)"
+	}
+	return "see that address, account and password are right, and TLS is as the server has it (--tls-ca-file for a CA of your own)"
 }
 
 func (s *shell) showTarget(kind, name, group, permit string, report wire.TargetReport, answer wire.ApplyAnswer, waits bool) error {

@@ -147,7 +147,7 @@ Examples:
 			if list == nil {
 				list = []wire.Drift{}
 			}
-			if err := s.show(list, func(p *page) { driftLines(p, list) }); err != nil {
+			if err := s.show(list, func(p *page) { driftLines(p, in.Target, list) }); err != nil {
 				return err
 			}
 			for _, d := range list {
@@ -160,7 +160,8 @@ Examples:
 	}
 }
 
-func driftLines(p *page, list []wire.Drift) {
+// driftLines shows what was compared; target is the one that was named, if any.
+func driftLines(p *page, target string, list []wire.Drift) {
 	for _, d := range list {
 		if d.Error == "" && len(d.Unknown)+len(d.Ended)+len(d.Missing) == 0 {
 			p.printf("%s  %s\n", p.paint(green, "same"), clean(d.Target))
@@ -171,7 +172,10 @@ func driftLines(p *page, list []wire.Drift) {
 			"      ended (still there; being removed)", strings.Join(d.Ended, ", "), "      missing (an open lease, no credential)", strings.Join(d.Missing, ", "),
 			"      put right", strings.Join(d.Healed, ", "))
 	}
-	if len(list) == 0 {
+	switch {
+	case len(list) == 0 && target != "":
+		p.line("target " + clean(target) + " cannot be compared: a target of its kind keeps no list of what was issued there")
+	case len(list) == 0:
 		p.line("there is no target whose catalogue can be compared")
 	}
 }

@@ -60,16 +60,18 @@ func unknownCommand(name string, list []*cli.Command) error {
 	return usage("%s", detail)
 }
 
-func unknownFlag(word string, command *cli.Command, app *cli.App) error {
+// unknownFlag names the command by path, as it was typed. What sounds alike is only
+// offered where it is as long a flag: every word sounds like some single letter.
+func unknownFlag(word string, path []string, command *cli.Command, app *cli.App) error {
 	flags := app.Flags
 	where := "mayfly"
 	if command != nil {
 		flags = append(append([]cli.Flag{}, command.Flags...), app.Flags...)
-		where = "mayfly " + command.Name
+		where = "mayfly " + strings.Join(path, " ")
 	}
 	name, _, _ := strings.Cut(word, "=")
 	detail := fmt.Sprintf("%s has no flag %s", where, name)
-	if s := cli.SuggestFlag(flags, strings.TrimLeft(name, "-"), true); s != "" {
+	if s := cli.SuggestFlag(flags, strings.TrimLeft(name, "-"), true); s != "" && strings.HasPrefix(s, "--") == strings.HasPrefix(word, "--") {
 		detail += fmt.Sprintf("; did you mean %s?", s)
 	}
 	return usage("%s", detail)

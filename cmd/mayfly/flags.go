@@ -139,7 +139,7 @@ func (a *arranging) flag(word string) (takesNext bool, err error) {
 		a.global, a.into = append(a.global, word), &a.global
 		return false, nil
 	}
-	return false, unknownFlag(word, a.command, a.app)
+	return false, unknownFlag(word, a.path, a.command, a.app)
 }
 
 // word files a word: part of the command's name, or an argument.

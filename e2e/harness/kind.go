@@ -49,6 +49,8 @@ type Kind struct {
 	EndedEarly time.Duration
 	// Lasting: nothing takes back what was given out; a lease ends the giving.
 	Lasting bool
+	// Rotates: secrets that live on can be replaced there; its server is a [Rotating].
+	Rotates bool
 	// Stuck says that the ledger tells of a lease, which is ending, that nobody can end
 	// its credential before its time, since the process that minted it has died; nil
 	// where none can be.
@@ -76,11 +78,11 @@ const pause = 100 * time.Millisecond
 // kind_redis.go.
 func Kinds() []Kind {
 	return []Kind{
-		{Name: "postgres", Start: startPostgres},
-		{Name: "mysql", Start: startMySQL},
-		{Name: "redis", Start: startRedis},
+		{Name: "postgres", Start: startPostgres, Rotates: true},
+		{Name: "mysql", Start: startMySQL, Rotates: true},
+		{Name: "redis", Start: startRedis, Rotates: true},
 		// a node is back some twenty seconds after it was killed
-		{Name: "rabbitmq", Start: startRabbitMQ, Clients: 3, Patience: 4 * time.Minute},
+		{Name: "rabbitmq", Start: startRabbitMQ, Rotates: true, Clients: 3, Patience: 4 * time.Minute},
 		{Name: "nats", Start: startNATS, Unlisted: true},
 		// a mint is six requests, and a withdrawal waits for two seconds
 		{Name: "kubernetes", Start: startKubernetes, Clients: 3, Shortest: 3 * time.Second, Longest: 10 * time.Second, Patience: 3 * time.Minute},
@@ -121,6 +123,20 @@ type Server interface {
 	Signal(sig syscall.Signal) error
 	// Close ends it for good.
 	Close() error
+}
+
+// Rotating is a [Server] on which secrets that live on are replaced.
+type Rotating interface {
+	Server
+	// Account makes an account that lives on and may read what was prepared for the
+	// target.
+	Account(t testing.TB, target, username, password string)
+	// Enters says whether a credential is let in; of what an Account is given out by,
+	// all of it is used. The error is for a server that did not answer that.
+	Enters(ctx context.Context, credential map[string]string) (bool, error)
+	// Admin is the account by which the broker was told to enter, and its first
+	// password.
+	Admin() (username, password string)
 }
 
 // startKindsTimeout bounds the start of all servers together.

@@ -3,7 +3,10 @@ package harness
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
+
+	driver "github.com/go-sql-driver/mysql"
 
 	"github.com/mayfly-broker/mayfly/issuers/mysql/mysqltest"
 )
@@ -66,3 +69,27 @@ func (m mariaDB) Ours(ctx context.Context) ([]string, error) {
 	}
 	return out, rows.Err()
 }
+
+// Account makes an account with two entries, as one for two networks has.
+func (m mariaDB) Account(t testing.TB, target, username, password string) {
+	t.Helper()
+	for _, host := range []string{"127.0.0.1", "10.%"} {
+		m.Exec(t, fmt.Sprintf("CREATE USER %s@'%s' IDENTIFIED BY '%s'; GRANT SELECT ON %s.* TO %[1]s@'%[2]s'", username, host, password, target))
+	}
+}
+
+// Enters logs in.
+func (m mariaDB) Enters(ctx context.Context, credential map[string]string) (bool, error) {
+	db, err := m.Open(credential["username"], credential["password"], credential["database"])
+	if err != nil {
+		return false, err
+	}
+	err = db.PingContext(ctx)
+	if me := new(driver.MySQLError); errors.As(err, &me) {
+		return false, db.Close()
+	}
+	return err == nil, errors.Join(err, db.Close())
+}
+
+// Admin is an account with all rights.
+func (m mariaDB) Admin() (username, password string) { return mysqltest.AdminUser, m.Password }

@@ -1,11 +1,14 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/mayfly-broker/mayfly/issuers/postgres/pgtest"
 )
@@ -55,3 +58,24 @@ func (p Postgres) Ours(ctx context.Context) ([]string, error) {
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
+
+// Account makes a login role.
+func (p Postgres) Account(t testing.TB, target, username, password string) {
+	t.Helper()
+	p.Exec(t, target, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT SELECT ON people TO %[1]s", username, password))
+}
+
+// Enters logs in.
+func (p Postgres) Enters(ctx context.Context, credential map[string]string) (bool, error) {
+	conn, err := pgx.Connect(ctx, cmp.Or(credential["url"], p.URL(credential["username"], credential["password"], "postgres")))
+	if pe := new(pgconn.PgError); errors.As(err, &pe) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, conn.Close(ctx)
+}
+
+// Admin is the superuser.
+func (p Postgres) Admin() (username, password string) { return pgtest.AdminUser, p.Password }

@@ -103,3 +103,44 @@ func (r rabbitMQ) list(ctx context.Context, path string, into any) error {
 	}
 	return json.Unmarshal([]byte(answer), into)
 }
+
+// Account makes a user.
+func (r rabbitMQ) Account(t testing.TB, _, username, password string) {
+	t.Helper()
+	for _, put := range [][2]string{
+		{"/api/users/" + username, `{"password":"` + password + `","tags":""}`},
+		{"/api/permissions/%2F/" + username, `{"configure":"","write":"","read":".*"}`},
+	} {
+		if status, answer, err := r.Call(t.Context(), http.MethodPut, put[0], put[1]); err != nil || status >= 300 {
+			t.Fatalf("%s: %d %s: %v", put[0], status, answer, err)
+		}
+	}
+}
+
+// Enters asks the management API whether it knows the user, and then AMQP, which
+// lets whom it does not know wait for three seconds.
+func (r rabbitMQ) Enters(ctx context.Context, credential map[string]string) (bool, error) {
+	status, answer, err := r.CallAs(ctx, credential["username"], credential["password"], http.MethodGet, "/api/whoami", "")
+	switch {
+	case err != nil:
+		return false, err
+	case status != http.StatusOK && !strings.Contains(answer, "Not management user"):
+		if status != http.StatusUnauthorized {
+			err = fmt.Errorf("whoami: %d %s", status, answer)
+		}
+		return false, err
+	case credential["url"] == "":
+		return true, nil
+	}
+	conn, err := amqp.DialConfig(credential["url"], amqp.Config{Heartbeat: 10 * time.Second, Locale: "en_US", Dial: amqp.DefaultDial(5 * time.Second)})
+	if errors.Is(err, amqp.ErrCredentials) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, conn.Close()
+}
+
+// Admin is the administrator.
+func (r rabbitMQ) Admin() (username, password string) { return rabbitmqtest.AdminUser, r.Password }

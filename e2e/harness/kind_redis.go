@@ -77,3 +77,26 @@ func (r redis) Ours(ctx context.Context) ([]string, error) {
 	}
 	return out, err
 }
+
+// Account makes a user.
+func (r redis) Account(t testing.TB, _, username, password string) {
+	t.Helper()
+	c := r.Client()
+	defer func() { _ = c.Close() }()
+	if err := c.Do(t.Context(), "ACL", "SETUSER", username, "on", ">"+password, "~*", "+get", "+ping").Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Enters logs in.
+func (r redis) Enters(ctx context.Context, credential map[string]string) (bool, error) {
+	c := goredis.NewClient(r.Options(credential["username"], credential["password"]))
+	err := c.Ping(ctx).Err()
+	if err != nil && strings.HasPrefix(err.Error(), "WRONGPASS") {
+		return false, c.Close()
+	}
+	return err == nil, errors.Join(err, c.Close())
+}
+
+// Admin is the user with every right.
+func (r redis) Admin() (username, password string) { return redistest.AdminUser, r.Password }

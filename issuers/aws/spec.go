@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/issuers/federation"
 	"github.com/mayfly-broker/mayfly/scope"
 )
@@ -104,7 +105,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("aws: %w; %s", err, allowedKeys)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -173,9 +174,12 @@ func (s *spec) checkRole() error {
 		}
 		return nil
 	}
+	if s.RoleARN == "" {
+		return errors.New("role_arn: the role whose sessions leases are is needed, as in arn:aws:iam::123456789012:role/mayfly-orders")
+	}
 	a, err := parseARN(s.RoleARN)
 	if err != nil {
-		return fmt.Errorf("role_arn: %w", err)
+		return fmt.Errorf("role_arn: %w; a role's is arn:aws:iam::123456789012:role/mayfly-orders", err)
 	}
 	if a.service != "iam" || !strings.HasPrefix(a.resource, "role/") || strings.ContainsAny(a.resource, "* ") || len(s.RoleARN) < 20 || len(s.RoleARN) > 2048 {
 		return fmt.Errorf("role_arn: %q must name one role, as in arn:aws:iam::123456789012:role/mayfly-orders", s.RoleARN)

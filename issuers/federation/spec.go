@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/issuers"
 	"github.com/mayfly-broker/mayfly/scope"
 )
 
@@ -49,7 +50,7 @@ func Decode(raw json.RawMessage, into any, allowed string) error {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(into)); err != nil {
 		return fmt.Errorf("%w; allowed keys are %s", err, allowed)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

@@ -19,6 +19,9 @@ import (
 // issuer signs tokens for one target. Everything but closed is made once, in
 // Open: the signer is shared by all mints.
 type issuer struct {
+	name   string
+	draft  bool
+	keys   []string // kid and algorithm of each, the one that signs first
 	spec   spec
 	iss    string
 	signer jose.Signer
@@ -56,7 +59,29 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jwt: %w", err)
 	}
-	return &issuer{spec: sp, iss: t.Issuer, signer: signer, jwks: jwks}, nil
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.KeyID+" ("+k.Algorithm+")")
+	}
+	return &issuer{name: t.Name, draft: t.Draft, keys: names, spec: sp, iss: t.Issuer, signer: signer, jwks: jwks}, nil
+}
+
+// Check implements [issuers.Checker]: it names the keys that verifiers should find in
+// the published set. Nobody is shown a draft's: what is made when the target is
+// written is another.
+func (i *issuer) Check(context.Context) ([]issuers.Finding, error) {
+	if i.draft {
+		return []issuers.Finding{{Name: "key", OK: true, Detail: "once the target is written, mayfly target check " + i.name + " names the key that signs"}}, nil
+	}
+	var out []issuers.Finding
+	for n, k := range i.keys {
+		f := issuers.Finding{Name: "key", OK: true, Detail: k + " signs"}
+		if n > 0 {
+			f = issuers.Finding{Name: fmt.Sprintf("key %d", n+1), OK: true, Detail: k + " is published, but does not sign"}
+		}
+		out = append(out, f)
+	}
+	return out, nil
 }
 
 // Mint implements [issuers.Issuer]. The clock of the target is this machine's.

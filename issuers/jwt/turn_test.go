@@ -96,3 +96,40 @@ func TestKeyTimes(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckNamesTheKeys: those that verifiers find in the published set, and which of
+// them signs; a draft's are not those that will be.
+func TestCheckNamesTheKeys(t *testing.T) {
+	target := newTarget(t, `{}`)
+	check := func() (all string) {
+		t.Helper()
+		found, err := mustOpen(t, target).(issuers.Checker).Check(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			if !f.OK {
+				t.Errorf("%+v", f)
+			}
+			all += f.Name + ": " + f.Detail + "\n"
+		}
+		return all
+	}
+	first := check()
+	kid, _, _ := strings.Cut(strings.TrimPrefix(first, "key: "), " ")
+	if !strings.Contains(first, "(ES256) signs") || len(kid) != 43 {
+		t.Errorf("one key: %q", first)
+	}
+	changed, err := jwt.Kind{}.TurnKeys(t.Context(), target.Spec, target.Secrets, issuers.KeyPublish)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Secrets = changed
+	if got := check(); !strings.Contains(got, kid+" (ES256) signs") || !strings.Contains(got, "key 2: ") || !strings.Contains(got, "does not sign") {
+		t.Errorf("while the next one is published: %q", got)
+	}
+	target.Draft = true
+	if got := check(); strings.Contains(got, kid) {
+		t.Errorf("a draft's: %q", got)
+	}
+}

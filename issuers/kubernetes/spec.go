@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"crypto/x509"
+
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // spec is a Target's spec as far as this kind is concerned.
@@ -59,7 +61,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("kubernetes: %w; %s", err, allowedKeys)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

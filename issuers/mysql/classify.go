@@ -77,6 +77,9 @@ func connectError(err error) *issuers.Error {
 		return mine
 	}
 	e := &issuers.Error{Kind: issuers.Unreachable, Detail: "cannot connect", Err: err}
+	if errors.Is(err, context.DeadlineExceeded) {
+		e.Detail = "cannot connect: the server has not answered in time"
+	}
 	switch codeOf(err) {
 	case codeHandshakeDenied, codeAccessDeniedRoot:
 		e.Kind, e.Detail = issuers.Refused, "the server refuses the admin account's login"

@@ -122,12 +122,7 @@ func (c *connector) Driver() driver.Driver { return c.base.Driver() }
 
 // Connect implements [driver.Connector].
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.base.Connect(ctx)
-	// The driver takes a zero at the end of an Ed25519 challenge for a terminator:
-	// one login in 256 fails before anything was answered.
-	for n := 0; n < 3 && errors.Is(err, driverpkg.ErrMalformPkt); n++ {
-		conn, err = c.base.Connect(ctx)
-	}
+	conn, err := c.login(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +132,21 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
+}
+
+// login opens a connection. The driver's own timeout ends with the dialling: whatever
+// takes connections and does not greet, as another kind of server does not, would be
+// waited for as long as the caller has time.
+func (c *connector) login(ctx context.Context) (driver.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := c.base.Connect(ctx)
+	// The driver takes a zero at the end of an Ed25519 challenge for a terminator:
+	// one login in 256 fails before anything was answered.
+	for n := 0; n < 3 && errors.Is(err, driverpkg.ErrMalformPkt); n++ {
+		conn, err = c.base.Connect(ctx)
+	}
+	return conn, err
 }
 
 func (c *connector) prepare(ctx context.Context, r raw) error {

@@ -2,6 +2,7 @@ package mysql_test
 
 import (
 	"context"
+	"net"
 	"sync"
 	"syscall"
 	"testing"
@@ -256,6 +257,26 @@ func TestStoppedServerIsUnreachableAndComesBack(t *testing.T) {
 	}
 	f.mint(is, l)
 	f.withdraw(is, live, l)
+}
+
+// TestSilentServerIsUnreachable: what takes connections and does not greet, such as
+// another kind of server, is no reason to wait for as long as the caller would.
+func TestSilentServerIsUnreachable(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() }) // which ends what waits to be accepted, too
+	f := newFixture(t, shared)
+	f.spec["address"] = l.Addr().String()
+	is := f.open(1)
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = is.Check(ctx)
+	if issuers.KindOf(err) != issuers.Unreachable || time.Since(began) > 30*time.Second {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
 }
 
 func TestWrongAdminPasswordIsRefused(t *testing.T) {

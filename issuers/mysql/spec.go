@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // Limits of a target's spec.
@@ -87,7 +89,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	var s spec
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("mysql: %w; allowed keys are address, database, databases, hosts, tls (mode, ca, ca_file, server_name), admin (username), "+
 			"auth, require, grants, max_pooled_scopes, max_connections", err)
 	}

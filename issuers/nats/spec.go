@@ -16,6 +16,8 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
+
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // Limits of a target's spec.
@@ -104,7 +106,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("nats: %w; %s", err, allowedKeys)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

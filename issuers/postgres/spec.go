@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // Limits of a target's spec.
@@ -69,7 +71,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	var s spec
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("postgres: %w; allowed keys are address, database, databases, tls (mode, ca, ca_file), admin (username), "+
 			"login, scram_iterations, verifier_stock, max_pooled_scopes, max_connections", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // Limits of a target's spec.
@@ -79,7 +81,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("redis: %w; %s", err, allowedKeys)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

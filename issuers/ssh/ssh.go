@@ -160,7 +160,7 @@ func decodeStrictly(raw []byte, into any) error {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(into)); err != nil {
 		return fmt.Errorf("spec: %w; %s", err, allowedKeys)
 	}
 	if _, err := dec.Token(); err != io.EOF {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mayfly-broker/mayfly/issuers"
 )
 
 // Limits of a target's spec.
@@ -87,7 +89,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("vault: %w; %s", err, allowedKeys)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

@@ -4,10 +4,12 @@ import (
 	"crypto"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	stdx509 "crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +137,53 @@ func TestOpenRefusesWhatIsNoCA(t *testing.T) {
 			t.Errorf("%s: Open succeeds", name)
 		} else if strings.Contains(err.Error(), leak) {
 			t.Errorf("%s: law 6: the error quotes the secret: %v", name, err)
+		}
+	}
+}
+
+// TestCheckSeesTheCAsEnd: a CA that lives for a year and then stops everything is told
+// of before it does, and of an imported one also what stands above it.
+func TestCheckSeesTheCAsEnd(t *testing.T) {
+	check := func(target issuers.Target) []issuers.Finding {
+		t.Helper()
+		found, err := mustOpen(t, target).(issuers.Checker).Check(t.Context())
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%+v %v", found, err)
+		}
+		return found
+	}
+	target := newTarget(t, `{}`)
+	block, _ := pem.Decode([]byte(target.Secrets[x509.SecretCertificate].Reveal()))
+	fingerprint := fmt.Sprintf("%x", sha256.Sum256(block.Bytes))
+	if f := check(target)[0]; !f.OK || !strings.Contains(f.Detail, fingerprint) || !strings.Contains(f.Detail, `"Mayfly CA"`) {
+		t.Errorf("a new CA: %+v", f)
+	}
+	target.Draft = true
+	if f := check(target)[0]; !f.OK || strings.Contains(f.Detail, fingerprint) {
+		t.Errorf("a draft's: %+v", f)
+	}
+	for _, x := range []struct {
+		name        string
+		begun, ends time.Duration
+		ok, warns   bool
+		want        string
+	}{
+		{"a month and a day left", -335 * 24 * time.Hour, 31 * 24 * time.Hour, true, false, "until"},
+		{"a month", -336 * 24 * time.Hour, 29 * 24 * time.Hour, false, true, "ends soon"},
+		{"half of a short life", -12 * time.Hour, 12 * time.Hour, true, false, "until"},
+		{"the end of a short life", -20 * time.Hour, 4 * time.Hour, false, true, "ends soon"},
+		{"over", -48 * time.Hour, -time.Minute, false, false, "has expired"},
+	} {
+		old := newTarget(t, `{}`)
+		old.Secrets, _ = imported(t, func(c *stdx509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(x.begun), time.Now().Add(x.ends)
+		})
+		f := check(old)[0]
+		if f.OK != x.ok || f.Warning != x.warns || !strings.Contains(f.Detail, x.want) || !x.ok && !strings.Contains(f.Detail, "newer ca_certificate") {
+			t.Errorf("%s: %+v", x.name, f)
+		}
+		if len(check(old)) < 2 {
+			t.Errorf("%s: nothing is said of the CA above", x.name)
 		}
 	}
 }

@@ -21,6 +21,8 @@ import (
 
 // issuer signs certificates for one target.
 type issuer struct {
+	name   string
+	draft  bool
 	spec   spec
 	ca     authority
 	closed atomic.Bool
@@ -38,7 +40,7 @@ func (Kind) Open(t issuers.Target) (issuers.Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("x509: %w", err)
 	}
-	return &issuer{spec: sp, ca: ca}, nil
+	return &issuer{name: t.Name, draft: t.Draft, spec: sp, ca: ca}, nil
 }
 
 // Mint implements [issuers.Issuer]. The clock of the target is this machine's.

@@ -83,7 +83,7 @@ func parseSpec(raw json.RawMessage) (spec, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err != nil {
+	if err := issuers.ReadableSpec(dec.Decode(&s)); err != nil {
 		return s, fmt.Errorf("spec: %w; %s", err, allowedKeys)
 	}
 	if _, err := dec.Token(); err != io.EOF {

@@ -342,3 +342,20 @@ func TestThePastIsDecidedAgainUnderADraft(t *testing.T) {
 		}
 	}
 }
+
+// TestHazard18TheConsoleSaysWhatLivesOn: a lease that is over by the ledger alone is
+// not shown as one whose credential is gone.
+func TestHazard18TheConsoleSaysWhatLivesOn(t *testing.T) {
+	for proof, lives := range map[string]bool{"absent": false, "expires-only": true, "forced": true} {
+		d := newDesk(t)
+		d.Grow(func(w *consoletest.World) {
+			for i := range w.Leases {
+				w.Leases[i].Receipt = fmt.Appendf(nil, `{"proof":%q,"detail":"x"}`, proof)
+			}
+		})
+		_, body := d.do(d.get("/leases/" + consoletest.LeaseEnded))
+		if strings.Contains(body, "was not withdrawn ("+proof+"): it may work until") != lives || strings.Contains(body, "what the target said when it was gone") == lives {
+			t.Errorf("%s:\n%s", proof, body)
+		}
+	}
+}

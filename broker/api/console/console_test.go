@@ -359,3 +359,20 @@ func TestHazard18TheConsoleSaysWhatLivesOn(t *testing.T) {
 		}
 	}
 }
+
+// Who approves access to an account reads whose it is, and who else has its secret.
+func TestAGrantOnAnAccountSaysWhatItOpens(t *testing.T) {
+	d := newDesk(t)
+	if _, body := d.do(d.get("/grants/" + consoletest.GrantWrite)); strings.Contains(body, "the account as it is now") {
+		t.Error("a minted credential is told as an account")
+	}
+	d.Grow(func(w *consoletest.World) {
+		w.Grants[0].Opens = &wire.Opens{Account: "billing", Usernames: []string{"billing_a", "billing_b"}, Target: "orders", System: "postgres at db:5432", Secret: "Its secret is shared."}
+	})
+	_, body := d.do(d.get("/grants/" + consoletest.GrantWrite))
+	for _, want := range []string{"It logs in as billing_a or billing_b on target orders, postgres at db:5432 (account billing).", "Its secret is shared."} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+}

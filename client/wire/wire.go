@@ -400,6 +400,7 @@ type Decision struct {
 	Actor    string          `json:"actor"`
 	Command  string          `json:"command"`
 	Decision json.RawMessage `json:"decision" doc:"Verdict, policies, obligations, and the request that was decided"`
+	Waived   string          `json:"waived,omitempty" doc:"Why the approvals and the step-up that the permit asks for were not needed"`
 	Text     string          `json:"text" doc:"The same in sentences"`
 }
 

@@ -3,10 +3,12 @@ package broker_test
 import (
 	"context"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker"
 	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
@@ -151,6 +153,41 @@ func TestAccountThatTurnsAfterUseIsGivenToOneAtATime(t *testing.T) {
 			t.Errorf("the first lease is %s", r.lease(a.LeaseID).State)
 		}
 	})
+}
+
+// TestGrantOnAnAccountSaysWhatItOpens: its scope names the account alone, and who
+// approves it may not be allowed to read the rest.
+func TestGrantOnAnAccountSaysWhatItOpens(t *testing.T) {
+	for spec, want := range map[string]wire.Opens{
+		oneName:                               {Usernames: []string{"app"}, Secret: "Its secret is shared: all who are given the account get the same one, and it works until the next rotation, longer than the leases."},
+		twoNames:                              {Usernames: []string{"app_a", "app_b"}, Secret: "Its secret is shared: all who are given the account get the same one, and it works until 2m0s after the next rotation, longer than the leases."},
+		usedOnce:                              {Usernames: []string{"app"}, OneHolder: true, Secret: "One holder at a time has its secret, which is replaced when the lease has ended."},
+		`{"target":"t1","usernames":["app"]}`: {Usernames: []string{"app"}, Secret: "Its secret is shared: all who are given the account get the same one, and it works until the next rotation, longer than the leases; none is scheduled."},
+	} {
+		want.Account, want.Target, want.System = "app", "t1", "memory"
+		for _, approvals := range []string{"", `,"approvals":[{"group":"g","count":1}]`} {
+			turnings(t, func(t *testing.T, r *rig, k *turning) {
+				r.put("Principal", "human:bo", []byte(`{}`))
+				r.put("Group", "g", []byte(`{"members":[{"name":"human:bo"}]}`))
+				objects := account(spec)
+				objects[1].Spec = []byte(`{"account":"app","ttl":{"default":"1m","max":"2h"}` + approvals + `}`)
+				r.apply(objects...)
+				r.turns("Account/app", 1)
+				p := &people{rig: r, who: map[string]broker.Caller{}}
+				p.login("workload:a")
+				a := p.ask("workload:a", wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+				g, err := r.engine.Grant(t.Context(), appCaller, a.GrantID)
+				if err != nil || g.Opens == nil || !reflect.DeepEqual(*g.Opens, want) || (len(g.Document) > 0) != (approvals != "") {
+					t.Errorf("%s: %+v %v", spec, g.Opens, err)
+				}
+				r.apply(wire.Object{Kind: "Target", Name: "t2", Spec: []byte(`{"type":"memory","zone":"z1","system":"t2"}`), Secrets: map[string]string{"admin_password": "first"}})
+				minted := r.must(appCaller, wire.AccessRequest{Role: "t2/ro", Purpose: "p"})
+				if g, err := r.engine.Grant(t.Context(), appCaller, minted.GrantID); err != nil || g.Opens != nil {
+					t.Errorf("a minted credential: %+v %v", g.Opens, err)
+				}
+			})
+		}
+	}
 }
 
 // TestCrashLoopIsNotLockedOutOfAnAccount: its earlier run's lease is given back, and

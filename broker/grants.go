@@ -73,7 +73,7 @@ func (e *Engine) Grants(_ context.Context, c Caller, f GrantFilter) ([]wire.Gran
 		all := e.mayReadGrants(q, c)
 		q.Leases(leaseAfter(f.After), func(l ledger.Lease) bool {
 			if _, own := q.Cosigned(l.Grant.ID); !own && (all || l.Grant.Principal == c.Session.Principal) {
-				if w := plainGrant(l); f.takes(q, w, c) {
+				if w := plainGrant(q, l); f.takes(q, w, c) {
 					out = append(out, w)
 				}
 			}
@@ -143,7 +143,7 @@ func (e *Engine) Grant(_ context.Context, c Caller, id string) (wire.Grant, erro
 		if !ok || l.Grant.ID != id || l.Grant.Principal != c.Session.Principal && !e.mayReadGrants(q, c) {
 			return grantNotFound(id)
 		}
-		out = plainGrant(l)
+		out = plainGrant(q, l)
 		return nil
 	})
 	return out, err
@@ -177,7 +177,7 @@ func (e *Engine) AwaitGrant(ctx context.Context, c Caller, id string, version ui
 }
 
 // plainGrant is a grant that stands inside its lease.
-func plainGrant(l ledger.Lease) wire.Grant {
+func plainGrant(q ledger.Query, l ledger.Lease) wire.Grant {
 	g := l.Grant
 	state := wire.GrantOpen
 	if l.State == ledger.LeaseEnded {
@@ -186,7 +186,7 @@ func plainGrant(l ledger.Lease) wire.Grant {
 	out := wire.Grant{
 		ID: g.ID, Kind: wire.GrantAccess, State: state, Principal: g.Principal, Role: g.Role, Target: l.Target, Scope: g.Scope,
 		TaskID: g.TaskID, Purpose: g.Purpose, DecisionID: g.DecisionID, RequestedAt: at(l.OpenedMS), EndsBy: atOrNil(l.NotAfterMS),
-		MaxLeases: 1, Leases: []string{l.ID},
+		MaxLeases: 1, Leases: []string{l.ID}, Opens: opens(q, g.Role, l.Target, g.Scope),
 	}
 	if e := l.End; e != nil {
 		out.EndedAt, out.EndedBy, out.EndReason = atOrNil(e.SinceMS), e.By, e.Reason
@@ -210,6 +210,7 @@ func (e *Engine) wireGrant(q ledger.Query, c Caller, g ledger.Cosigned) wire.Gra
 		d, _ := g.Access()
 		out.Target, out.Purpose, out.Reason, out.DecisionID = d.Target, d.Purpose, d.Reason, d.Decision
 		out.Scope, _ = scope.Parse(d.Scope)
+		out.Opens = opens(q, g.Role, d.Target, out.Scope)
 	}
 	if len(g.Needs) > 0 {
 		out.Needs = e.wireNeeds(q, g)

@@ -213,7 +213,8 @@ func (e *Engine) Decision(ctx context.Context, c Caller, id string) (wire.Decisi
 	out := wire.Decision{ID: id, Seq: seq, At: at(rec.TimeMS), Actor: d.Header.Actor.Principal, Command: d.Type, Decision: d.Header.Decision}
 	var r ruling
 	if json.Unmarshal(d.Header.Decision, &r) == nil {
-		out.Text = policy.Explain(r.Decision, r.Request)
+		out.Waived = e.waived(d, r)
+		out.Text = policy.ExplainWaived(r.Decision, r.Request, out.Waived)
 	}
 	if rec.Result != ledger.CodeOK {
 		out.Text += "\nThe ledger then refused the command: " + rec.Result + "."
@@ -222,6 +223,35 @@ func (e *Engine) Decision(ctx context.Context, c Caller, id string) (wire.Decisi
 		out.Text += "\nPolicy permits it, but the request was refused: " + rd.Code + "."
 	}
 	return out, nil
+}
+
+// waived says why something was done without what its permit asks to wait for, by
+// the command that the decision led to; empty where nothing was waived.
+func (e *Engine) waived(d ledger.Decoded, r ruling) string {
+	if !r.Decision.Permit || r.owed(nil).none() {
+		return ""
+	}
+	const emergency = "it is an emergency, which is reviewed afterwards"
+	switch body := d.Body.(type) {
+	case *ledger.Freeze, *ledger.EndLeases, *ledger.EndTask, *ledger.EndGrant, *ledger.RemoveKey:
+		return "it only takes power away, and that never waits"
+	case *ledger.RequestGrant, *ledger.OpenLease:
+		if r.Request.Context.Emergency {
+			return emergency
+		}
+	case *ledger.ExtendLease:
+		kind := ""
+		err := e.view(func(q ledger.Query) error {
+			l, _ := q.Lease(body.ID)
+			g, _ := q.Cosigned(l.Grant.ID)
+			kind = g.Kind
+			return nil
+		})
+		if err == nil && kind == ledger.GrantEmergency {
+			return emergency
+		}
+	}
+	return ""
 }
 
 // TestPolicies runs cases against the live policies, with given documents in

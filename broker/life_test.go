@@ -133,6 +133,36 @@ func TestLaw2EndOfTaskEndsTheTreesLeases(t *testing.T) {
 	})
 }
 
+// TestHazard18EndOfTaskSaysWhatLivesOn: what nothing can withdraw is counted by its
+// proof, with the time until which it works; before the targets were heard, too.
+func TestHazard18EndOfTaskSaysWhatLivesOn(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		for _, waits := range []time.Duration{0, gone} {
+			for _, only := range []bool{true, false} {
+				r.kind.ExpiresOnly = only
+				task, err := r.engine.StartTask(t.Context(), appCaller, wire.StartTaskRequest{Name: "top", Purpose: "p"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Task: task.ID})
+				end, err := r.engine.EndTask(t.Context(), appCaller, task.ID, waits)
+				if err != nil || (end.WorksUntil != nil) != only || only && !end.WorksUntil.Equal(a.ExpiresAt) {
+					t.Errorf("wait %s, expires only %v: %+v %v", waits, only, end, err)
+				}
+				if want := map[bool]string{true: issuers.ProofExpiresOnly, false: issuers.ProofAbsent}[only]; waits > 0 && (len(end.Proofs) != 1 || end.Proofs[want] != 1) {
+					t.Errorf("proofs %v; want one %s", end.Proofs, want)
+				}
+				r.within(gone, "the lease has ended", r.ended(a.LeaseID))
+				if l, err := r.engine.Lease(t.Context(), appCaller, a.LeaseID); err != nil {
+					t.Error(err)
+				} else if _, lives := l.Outlived(); lives != only {
+					t.Errorf("expires only %v; receipt %s", only, l.Receipt)
+				}
+			}
+		}
+	})
+}
+
 // Where the leader's own round is quicker to set the leases to end, whoever ends the
 // task waits for them all the same.
 func TestLaw2EndOfTaskWaitsForWhatOthersEnd(t *testing.T) {

@@ -437,6 +437,9 @@ func (e *Engine) checkObject(q ledger.Query, plan []change, x change) error {
 		if err := checkAdminIsNoAccount(q, kind, x.Name, rest); err != nil {
 			return err
 		}
+		if err := e.checkSharedKeys(q, plan, x, spec, rest); err != nil {
+			return err
+		}
 		return checkTargetRotation(kind, spec, rest)
 	case ledger.KindAccount:
 		return e.checkAccountObject(q, plan, x)

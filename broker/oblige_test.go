@@ -120,6 +120,74 @@ func TestPermitThatAsksForApprovalsIsNoneAtOnce(t *testing.T) {
 	})
 }
 
+// explained are the explanations of what somebody did that took effect, by command.
+func (p *people) explained(who string) map[string]wire.Decision {
+	p.t.Helper()
+	page, err := p.engine.AuditEntries(p.t.Context(), opCaller, 0, 1000)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	out := map[string]wire.Decision{}
+	for _, x := range page.Entries {
+		if x.Actor != who || x.DecisionID == "" || x.Result != ledger.CodeOK {
+			continue
+		}
+		if out[x.Type], err = p.engine.Decision(p.t.Context(), opCaller, x.DecisionID); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// TestExplainSaysWhatWasWaived: a brake that was pulled alone is not explained by
+// approvals that nobody gave, and what was refused for them is.
+func TestExplainSaysWhatWasWaived(t *testing.T) {
+	oblige(t, `@approvals("2") @approvers("dba") @step_up("passkey") @max_ttl("15m") @approval_ttl("1h")`, func(p *people, taking, other []act) {
+		for _, x := range taking {
+			if err := x.do(p.who["human:ann"]); err != nil {
+				p.t.Fatalf("%s: %v", x.name, err)
+			}
+		}
+		if err := other[1].do(p.who["human:ann"]); err == nil {
+			p.t.Fatal("it was released")
+		}
+		said := p.explained("human:ann")
+		const why = ", because it only takes power away, and that never waits\n"
+		for _, command := range []string{"freeze", "end_leases", "end_task", "remove_key"} {
+			d := said[command]
+			if d.Waived == "" || strings.Contains(d.Text, "so: ") || !strings.Contains(d.Text, "  waived: 2 approval(s) from group dba (all)"+why) || !strings.Contains(d.Text, "  waived: a fresh passkey"+why) {
+				p.t.Errorf("%s: %+v", command, d)
+			}
+		}
+		if d := said["record_decision"]; d.Waived != "" || !strings.Contains(d.Text, "so: needs 2 approval(s) from group dba (all)") || !strings.Contains(d.Text, "was refused: approval_required") {
+			p.t.Errorf("a denial: %+v", d)
+		}
+	})
+}
+
+// TestExplainSaysThatAnEmergencyDidNotWait, nor its renewal; how long its credential
+// may live applies all the same.
+func TestExplainSaysThatAnEmergencyDidNotWait(t *testing.T) {
+	gathering(t, func(t *testing.T, p *people) {
+		p.put("Role", "t2/glass", glass())
+		p.put("Policy", "eve", mustJSON(ledger.PolicySpec{Text: `@id("glass") @approvals("2") @approvers("dba") @max_ttl("8m") permit (principal == Human::"eve", action in [Action::"request", Action::"renew"], resource == Role::"t2/glass");`}))
+		a := p.ask("human:eve", wire.AccessRequest{Role: "t2/glass", Purpose: "p", Emergency: true, Reason: "orders are lost", TTL: "4m"})
+		if _, err := p.engine.Renew(t.Context(), p.who["human:eve"], a.LeaseID, wire.RenewRequest{TTL: "5m"}); err != nil {
+			t.Fatal(err)
+		}
+		p.ask("human:eve", wire.AccessRequest{Role: "t2/glass", Purpose: "p"}) // waits as any other
+		said := p.explained("human:eve")
+		for _, command := range []string{"open_lease", "extend_lease"} {
+			if d := said[command]; !strings.Contains(d.Text, "  waived: 2 approval(s) from group dba (glass), because it is an emergency, which is reviewed afterwards\n") || !strings.Contains(d.Text, "so: lives at most 8m0s") {
+				t.Errorf("%s: %+v", command, d)
+			}
+		}
+		if d := said["request_grant"]; d.Waived != "" || !strings.Contains(d.Text, "so: needs 2 approval(s) from group dba (glass)") { // the last one
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
 // TestStepUpAtOnceIsAFreshPasskeySession.
 func TestStepUpAtOnceIsAFreshPasskeySession(t *testing.T) {
 	oblige(t, `@step_up("passkey")`, func(p *people, taking, other []act) {

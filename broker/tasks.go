@@ -192,9 +192,33 @@ func (e *Engine) EndTask(ctx context.Context, c Caller, id string, wait time.Dur
 		t, _ = q.Task(t.ID)
 		answer.Task = wireTask(t)
 		answer.Task.Leases, answer.Task.Children = q.LeasesOfTask(t.ID, ledger.MaxEndBatch), q.Children(t.ID)
+		prove(q, leases, &answer)
 		return nil
 	})
 	return answer, err
+}
+
+// prove tells what the end of leases is worth: one that is over by the ledger may
+// have left a credential that nobody can take back.
+func prove(q ledger.Query, leases []string, answer *wire.EndTaskAnswer) {
+	var last int64
+	for _, id := range leases {
+		l, _ := q.Lease(id)
+		_, account := ledger.AccountOf(l) // its secret ends by a rotation, not by the clock
+		lives := !l.Revocable
+		if l.State == ledger.LeaseEnded {
+			var r wire.Receipt
+			r, lives = wireLease(l).Outlived()
+			if answer.Proofs == nil {
+				answer.Proofs = map[string]int{}
+			}
+			answer.Proofs[r.Proof]++
+		}
+		if lives && !account {
+			last = max(last, l.ExpiresMS)
+		}
+	}
+	answer.WorksUntil = atOrNil(last)
 }
 
 // leasesBelow returns the open leases of a task and of all below it.

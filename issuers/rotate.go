@@ -98,6 +98,16 @@ type SometimesKeyTurner interface {
 	TurnsKeysOn(spec json.RawMessage) error
 }
 
+// KeyHolder is implemented by kinds whose signing keys people may give, so that two
+// targets can have the same one: then the other mints what no verifier accepts once
+// one of them has retired it.
+type KeyHolder interface {
+	// SigningKeys names what a target signs with, and what it signed with in a turn
+	// that is not over: words for people, the same for the same key, and nothing
+	// secret. It returns none where the secrets cannot be read.
+	SigningKeys(spec json.RawMessage, secrets map[string]secret.Text) []string
+}
+
 // TurnsKeys returns how the signing keys of a target of kind k turn. ok is false
 // where the kind has none; err says why there are none on this target.
 func TurnsKeys(k Kind, spec json.RawMessage) (t KeyTurner, ok bool, err error) {

@@ -24,13 +24,15 @@ type Kind struct {
 	Wire func(ctx context.Context, c Call, act func() error) error
 	// Longest bounds every lease; 0 does not.
 	Longest time.Duration
+	// ExpiresOnly takes nothing back: credentials live until their leases' first end.
+	ExpiresOnly bool
 }
 
 // Name implements [issuers.Kind].
 func (k *Kind) Name() string { return "memory" }
 
 // Revocable implements [issuers.Kind].
-func (k *Kind) Revocable() bool { return true }
+func (k *Kind) Revocable() bool { return !k.ExpiresOnly }
 
 // MaxTTL implements [issuers.Bounder].
 func (k *Kind) MaxTTL(json.RawMessage) time.Duration { return k.Longest }
@@ -147,6 +149,10 @@ func (i *issuer) Withdraw(ctx context.Context, leases []issuers.Lease) []issuers
 	out := make([]issuers.Outcome, len(leases))
 	err := i.carry(ctx, "withdraw", leases, func() error {
 		for n, l := range leases {
+			if i.kind.ExpiresOnly {
+				out[n].Receipt = issuers.Receipt{Proof: issuers.ProofExpiresOnly, Detail: "nothing to ask"}
+				continue
+			}
 			out[n] = i.sys.withdraw(l)
 		}
 		return nil

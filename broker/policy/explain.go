@@ -9,7 +9,11 @@ import (
 // Explain says in plain text what was decided and which policy asked for what.
 // r is the request that d answers. Names and texts in it that could hide or
 // rearrange what is read are quoted and escaped.
-func Explain(d Decision, r Request) string {
+func Explain(d Decision, r Request) string { return ExplainWaived(d, r, "") }
+
+// ExplainWaived is Explain for what was done though nothing of what its permit asks
+// to wait for was given: waived says why. Empty: nothing was waived.
+func ExplainWaived(d Decision, r Request, waived string) string {
 	var b strings.Builder
 	verdict := "DENY"
 	if d.Permit {
@@ -29,7 +33,7 @@ func Explain(d Decision, r Request) string {
 	for _, n := range d.Nearly {
 		fmt.Fprintf(&b, "  nearly: %s (%s:%d) permits it, but this does not hold: %s\n", visible(n.ID), visible(n.Source), n.Line, oneLine(n.Missing))
 	}
-	explainObligations(&b, d.Obligations)
+	explainObligations(&b, d.Obligations, r, oneLine(waived))
 	fmt.Fprintf(&b, "  policies: sha256:%s\n", visible(d.PolicyHash))
 	return b.String()
 }
@@ -51,18 +55,25 @@ func explainReason(b *strings.Builder, p Reason) {
 	b.WriteByte('\n')
 }
 
-func explainObligations(b *strings.Builder, o Obligations) {
-	if o.MaxTTL > 0 {
+func explainObligations(b *strings.Builder, o Obligations, r Request, waived string) {
+	owed := func(what string) {
+		if waived == "" {
+			fmt.Fprintf(b, "  so: needs %s\n", what)
+		} else {
+			fmt.Fprintf(b, "  waived: %s, because %s\n", what, waived)
+		}
+	}
+	if o.MaxTTL > 0 && (waived == "" || r.Action == ActionRequest || r.Action == ActionRenew) {
 		fmt.Fprintf(b, "  so: lives at most %s\n", o.MaxTTL)
 	}
 	for _, q := range o.Approvals {
-		fmt.Fprintf(b, "  so: needs %d approval(s) from group %s (%s)\n", q.Count, visible(q.Group), visible(q.Policy))
+		owed(fmt.Sprintf("%d approval(s) from group %s (%s)", q.Count, visible(q.Group), visible(q.Policy)))
 	}
-	if o.ApprovalTTL > 0 {
+	if o.ApprovalTTL > 0 && waived == "" {
 		fmt.Fprintf(b, "  so: waits for approvals at most %s\n", o.ApprovalTTL)
 	}
 	if o.StepUp != "" {
-		fmt.Fprintf(b, "  so: needs a fresh %s\n", visible(o.StepUp))
+		owed("a fresh " + visible(o.StepUp))
 	}
 }
 

@@ -22,3 +22,26 @@ func TestHazard14ApproversReadTheFilter(t *testing.T) {
 		t.Errorf("the document shows no line\n%s\n%s", want, got)
 	}
 }
+
+// An account is not made for the grant, and who signs reads so in what is signed.
+func TestApproversReadThatAnAccountLivesOn(t *testing.T) {
+	const words = "an account that lives on: its secret is not made for this grant"
+	at := strings.Index(grantText, `"scope":[`)
+	end := at + strings.Index(grantText[at:], `}],"target"`)
+	if at < 0 || end < at {
+		t.Fatal("the golden grant has no scope")
+	}
+	for detail, want := range map[string]bool{
+		`{"actions":["use"],"identifier":"billing","type":"account"`:                                      true,
+		`{"actions":["read","use"],"identifier":"billing","type":"account"`:                               false, // a kind's own
+		`{"actions":["select"],"identifier":"account","tables":[{"name":"public.use"}],"type":"database"`: false,
+	} {
+		d, err := approve.Check(document(approve.DomainGrant, grantText[:at]+`"scope":[`+detail+grantText[end:], "x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := page(d); strings.Contains(got, words) != want {
+			t.Errorf("%s: %s", detail, got)
+		}
+	}
+}

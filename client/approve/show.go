@@ -120,6 +120,9 @@ func (a *access) asked(s *Section, sc scope.Scope, zone *time.Location) {
 	}
 	for _, detail := range sc {
 		s.add("", detailText(detail))
+		if detail.Type == "account" && slices.Equal(detail.Actions, []string{"use"}) {
+			s.text("", "an account that lives on: its secret is not made for this grant, and does not end with it by itself")
+		}
 	}
 	if len(sc) == 0 {
 		s.loud("", "no limit at all")

@@ -135,7 +135,7 @@ func (c *Cluster) EndTask(idOrName string) {
 }
 
 // request mints, except for roles whose second part says what else to do:
-// denied, waiting.
+// denied, waiting, single.
 func (c *Cluster) request(k *Call) (int, any) {
 	var in wire.AccessRequest
 	if json.Unmarshal(k.Body, &in) != nil || in.Role == "" {
@@ -150,6 +150,12 @@ func (c *Cluster) request(k *Call) (int, any) {
 		return 403, p
 	case "waiting":
 		return c.waiting(c.ask(k.Principal, in.Role, in.Purpose, wire.GrantAccess), in.Role)
+	case "single": // an account with one holder at a time
+		for _, l := range c.state.leases {
+			if l.Role == in.Role && l.State == "open" {
+				return 409, problem(409, "conflict", "account_held", l.Principal+" holds it.")
+			}
+		}
 	case "emergency":
 		if !in.Emergency {
 			return c.waiting(c.ask(k.Principal, in.Role, in.Purpose, wire.GrantAccess), in.Role)
@@ -190,6 +196,10 @@ func (c *Cluster) mint(role, target, suffix string, t *wire.Task, principal stri
 	case "aws":
 		a.Credential = map[string]string{"access_key_id": "AKIA" + id[:8], "secret_access_key": "s'ecret", "session_token": "tok"}
 		a.Env = map[string]string{"AWS_ACCESS_KEY_ID": "access_key_id", "AWS_SECRET_ACCESS_KEY": "secret_access_key"}
+	case "single":
+		a.Renewable = false
+		a.Credential = map[string]string{"username": "app", "password": "p " + id, "host": "db.internal"}
+		a.Env = map[string]string{"PGPASSWORD": "password"}
 	case "token":
 		a.Credential = map[string]string{"token": "jwt-" + id}
 	default:

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/mayfly-broker/mayfly/scope"
@@ -97,10 +98,29 @@ type Grant struct {
 	EndReason string     `json:"end_reason,omitempty" doc:"An approver's words, or what changed"`
 
 	Review *Review `json:"review,omitempty"`
+	// Opens is set where the grant gives out an account that lives on. It is the
+	// account as it is now, by the cluster's word; nobody signs it.
+	Opens *Opens `json:"opens,omitempty"`
 	// Version grows with every change of the grant; a long poll waits for one
 	// that is not the given.
 	Version uint64 `json:"version"`
 	URL     string `json:"url,omitempty"`
+}
+
+// Opens says what a grant on an account lets its requester into.
+type Opens struct {
+	Account   string   `json:"account"`
+	Usernames []string `json:"usernames" doc:"Its name on the target, or two that take turns"`
+	Target    string   `json:"target"`
+	System    string   `json:"system" doc:"The target's type, and its address where it has one"`
+	// OneHolder: the secret is replaced after each use; otherwise it is shared.
+	OneHolder bool   `json:"one_holder"`
+	Secret    string `json:"secret" doc:"Who else has the secret, and until when it works, in a sentence"`
+}
+
+// Text says it in a sentence.
+func (o Opens) Text() string {
+	return "logs in as " + strings.Join(o.Usernames, " or ") + " on target " + o.Target + ", " + o.System + " (account " + o.Account + ")"
 }
 
 // Review is the second look at an emergency grant.

@@ -256,8 +256,13 @@ type EndTaskAnswer struct {
 	Task   Task     `json:"task"`
 	Ended  []string `json:"ended" doc:"Descendant tasks that ended with it"`
 	Leases int      `json:"leases" doc:"Leases being withdrawn"`
-	// Withdrawn is true when wait was asked for and every target confirmed.
+	// Withdrawn is true when wait was asked for and every lease has ended. What that
+	// is worth, the proofs say.
 	Withdrawn bool `json:"withdrawn"`
+	// Proofs counts the leases that have ended by the proof in their receipts.
+	Proofs map[string]int `json:"proofs,omitempty" doc:"How many of the leases have ended with each proof: absent, revoked, expires-only …"`
+	// WorksUntil is set where credentials are not withdrawn but end by themselves.
+	WorksUntil *time.Time `json:"works_until,omitempty" doc:"When the last of the credentials that cannot be withdrawn ends by itself, at the earliest"`
 }
 
 // AccessRequest asks for a credential.
@@ -321,8 +326,29 @@ type Lease struct {
 	EndedBy    string          `json:"ended_by,omitempty"`
 	EndingAt   *time.Time      `json:"ending_at,omitempty"`
 	EndedAt    *time.Time      `json:"ended_at,omitempty"`
-	Receipt    json.RawMessage `json:"receipt,omitempty" doc:"What the target's own catalogue said"`
+	Receipt    json.RawMessage `json:"receipt,omitempty" doc:"What the target's own catalogue said; proof expires-only: the credential was not withdrawn"`
 	Problem    string          `json:"problem,omitempty"`
+}
+
+// Proofs of a receipt with which a lease is over and its credential may not be.
+const (
+	ProofExpiresOnly = "expires-only" // nothing can withdraw it
+	ProofForced      = "forced"       // nobody asked the target
+)
+
+// Receipt is what a lease ended with.
+type Receipt struct {
+	Proof  string `json:"proof"`
+	Detail string `json:"detail"`
+}
+
+// Outlived says whether a lease has ended though its credential was not withdrawn,
+// and what its receipt says of that.
+func (l Lease) Outlived() (r Receipt, yes bool) {
+	if json.Unmarshal(l.Receipt, &r) != nil {
+		return Receipt{}, false
+	}
+	return r, l.State == "ended" && (r.Proof == ProofExpiresOnly || r.Proof == ProofForced)
 }
 
 // RenewRequest extends a lease.
@@ -374,6 +400,7 @@ type Decision struct {
 	Actor    string          `json:"actor"`
 	Command  string          `json:"command"`
 	Decision json.RawMessage `json:"decision" doc:"Verdict, policies, obligations, and the request that was decided"`
+	Waived   string          `json:"waived,omitempty" doc:"Why the approvals and the step-up that the permit asks for were not needed"`
 	Text     string          `json:"text" doc:"The same in sentences"`
 }
 

@@ -156,6 +156,10 @@ func (s *shell) present(c *cli.Context, cl *client.Client, g wire.Grant, questio
 	p := &page{w: w, now: time.Now(), paint: s.painter(w)}
 	p.document(shown)
 	p.printf("\n")
+	if g.Opens != nil {
+		p.opens(*g.Opens)
+		p.printf("\n")
+	}
 	if before := s.beforeOf(c.Context, cl, g); before != nil {
 		p.before(before)
 		p.printf("\n")

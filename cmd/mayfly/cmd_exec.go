@@ -37,7 +37,10 @@ func execCommand(s *shell) *cli.Command {
 MAYFLY_EXPIRES_AT. The lease is renewed while CMD runs. When it cannot be
 extended any more, a successor is minted and --on-change says what CMD hears of
 it; variables cannot change in a running process, so what reads them is ended or
-restarted, and what reads --files can be told by a signal.
+restarted, and what reads --files can be told by a signal. An account with one
+holder at a time has no successor before its lease ends: CMD is ended shortly
+before, or, with another --on-change, goes on while the account is given back and
+asked for again, and is refused logins until that is done.
 
 Ends with CMD's own code, 128 + the signal that killed it, or 120 + mayfly's
 code when CMD was never started.

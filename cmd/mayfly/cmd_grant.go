@@ -49,6 +49,10 @@ func grantShowCommand(s *shell) *cli.Command {
 			}
 			return s.show(g, func(p *page) {
 				p.grant(g)
+				if g.Opens != nil {
+					p.line("")
+					p.opens(*g.Opens)
+				}
 				if before != nil {
 					p.line("")
 					p.before(before)
@@ -279,6 +283,13 @@ func (p *page) document(d *shownDocument) {
 			p.objectChanges(d)
 		}
 	}
+}
+
+// opens prints what a grant on an account lets its requester into: a scope's
+// "account billing: use" says to nobody where that leads.
+func (p *page) opens(o wire.Opens) {
+	p.printf("%s\n", p.paint(bold, "What it opens, as the cluster says (nobody signs this)"))
+	p.printf("  %s\n  %s\n", clean(o.Text()), p.paint(yellow, clean(o.Secret)))
 }
 
 func (p *page) section(section approve.Section) {

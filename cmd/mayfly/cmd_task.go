@@ -149,9 +149,12 @@ func taskEndCommand(s *shell) *cli.Command {
 				case a.Leases == 0:
 					p.line("nothing was issued in it")
 				case a.Withdrawn:
-					p.line(count(a.Leases, "lease") + " withdrawn, confirmed by the targets")
+					p.line(withdrawn(a))
 				default:
 					p.line(count(a.Leases, "lease") + " being withdrawn")
+				}
+				if t := a.WorksUntil; t != nil && t.After(p.now) {
+					p.line("what cannot be withdrawn may work until " + p.both(*t) + ", or longer where its receipt says so")
 				}
 			})
 		}),
@@ -267,7 +270,7 @@ Examples:
 				if err != nil {
 					return err
 				}
-				return s.show(l, func(p *page) { p.line(l.ID + " is " + l.State) })
+				return s.show(l, func(p *page) { revokedLines(p, l) })
 			}),
 		}},
 	}
@@ -311,10 +314,14 @@ func (s *shell) leases(c *cli.Context, cl *client.Client) ([]wire.Lease, error) 
 }
 
 func leaseEnd(p *page, l wire.Lease) string {
-	if l.EndedAt != nil {
-		return "ended " + p.when(*l.EndedAt)
+	if l.EndedAt == nil {
+		return p.when(l.ExpiresAt)
 	}
-	return p.when(l.ExpiresAt)
+	ended := "ended " + p.when(*l.EndedAt)
+	if r, yes := l.Outlived(); yes {
+		ended += ", " + r.Proof
+	}
+	return ended
 }
 
 func leaseCard(p *page, l wire.Lease) {
@@ -322,14 +329,17 @@ func leaseCard(p *page, l wire.Lease) {
 	if len(l.Scope) > 0 {
 		scope = l.Scope.String()
 	}
-	receipt := ""
-	if len(l.Receipt) > 0 && string(l.Receipt) != "null" {
-		receipt = string(l.Receipt)
-	}
 	p.card("lease", l.ID, "state", l.State, "role", l.Role, "target", l.Target, "username", l.Username, "principal", l.Principal, "instance", l.Instance,
 		"on behalf of", strings.Join(l.Chain, ", "), "task", l.TaskID, "purpose", l.Purpose, "grant", l.GrantID, "decision", l.DecisionID, "scope", scope,
 		"generation", generation(l.Generation), "opened", p.both(l.OpenedAt), "expires", p.both(l.ExpiresAt), "not after", notAfter(p, l.NotAfter, l.BoundedBy),
-		"ending since", p.bothPtr(l.EndingAt), "ended", p.bothPtr(l.EndedAt), "because", l.EndReason, "ended by", l.EndedBy, "receipt", receipt, "problem", l.Problem)
+		"ending since", p.bothPtr(l.EndingAt), "ended", p.bothPtr(l.EndedAt), "because", l.EndReason, "ended by", l.EndedBy, "credential", outlives(p, l), "receipt", receiptText(l), "problem", l.Problem)
+}
+
+func receiptText(l wire.Lease) string {
+	if string(l.Receipt) == "null" {
+		return ""
+	}
+	return string(l.Receipt)
 }
 
 func generation(n uint64) string {
@@ -368,7 +378,8 @@ Examples:
 			return s.show(w, func(p *page) {
 				p.card("principal", w.Principal, "on behalf of", strings.Join(w.Chain, ", "), "state", w.State, "role", w.Role, "target", w.Target, "lease", w.LeaseID,
 					"task", w.TaskID, "purpose", w.Purpose, "decision", w.DecisionID, "approved by", strings.Join(w.Approvals, ", "),
-					"opened", p.both(w.Lease.OpenedAt), "expires", p.both(w.Lease.ExpiresAt), "ended", p.bothPtr(w.Lease.EndedAt))
+					"opened", p.both(w.Lease.OpenedAt), "expires", p.both(w.Lease.ExpiresAt), "ended", p.bothPtr(w.Lease.EndedAt),
+					"credential", outlives(p, w.Lease), "receipt", receiptText(w.Lease), "problem", w.Lease.Problem)
 			})
 		}),
 	}

@@ -110,7 +110,7 @@ func (r *runner) live(ctx context.Context, first *holding) (code int, err error)
 	if err != nil {
 		return 0, err
 	}
-	k := &keeper{r: r, events: make(chan event), now: first}
+	k := &keeper{r: r, open: open, events: make(chan event), now: first}
 	work.Go(func() { k.run(ctx) })
 	return r.watch(ctx, &work, open, c, first, k.events), nil
 }
@@ -247,10 +247,12 @@ type event struct {
 // at the hard end a successor.
 type keeper struct {
 	r      *runner
+	open   *openHoldings
 	events chan event
 	now    *holding
 	margin time.Duration // this long before its end, the lease is replaced
 	fixed  bool          // the lease cannot be renewed any more
+	sole   bool          // nobody gets a successor before the lease has ended
 	silent bool          // the present outage was told
 }
 
@@ -320,10 +322,16 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, why string) {
 		return k.renew(ctx), ""
 	}
 	left := time.Until(k.now.expires())
+	if k.sole && left > 0 {
+		return left, ""
+	}
+	if k.sole && k.open.drop(k.now) {
+		k.r.end(context.Background(), k.now) // now its secret is replaced, and the next one given out
+	}
 	next, err := k.r.acquire(ctx)
 	if err == nil {
 		k.now = next
-		k.silent = false
+		k.silent, k.sole = false, false
 		k.say(ctx, event{next: next})
 		return k.first(), ""
 	}
@@ -333,8 +341,30 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, why string) {
 	if left <= 0 {
 		return 0, "the credential has ended and cannot be replaced: " + brief(err)
 	}
+	if held(err) {
+		return k.alone(left)
+	}
 	k.outage("the credential ends in %s and has no successor yet: %s", span(left), err)
 	return max(min(left/4, 10*time.Second), 100*time.Millisecond), ""
+}
+
+// held reports that an account is not given out while somebody holds it.
+func held(err error) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Problem.Code == client.CodeAccountHeld
+}
+
+// alone is step for an account with one holder at a time, which is this lease: there
+// is no successor before its end, and asking for one again changes nothing. CMD
+// either ends with it, or goes on, without logins while the secret is replaced.
+func (k *keeper) alone(left time.Duration) (wait time.Duration, why string) {
+	const one = "the account has one holder at a time, so that the credential has no successor before it ends"
+	if k.r.change.what == "exit" {
+		return 0, one
+	}
+	k.sole = true
+	k.r.s.notice("%s in %s; it is given back then, and logins are refused until the next one is there", one, span(left))
+	return left, ""
 }
 
 // renew extends the lease and returns when to come again.

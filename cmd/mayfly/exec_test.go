@@ -319,6 +319,69 @@ func TestExecMintsTheSuccessorBeforeItEndsTheOldLease(t *testing.T) {
 	}
 }
 
+// order is how an account with one holder went from lease to lease.
+func (b *bench) order() (out []string) {
+	for _, k := range b.c.Calls("POST", "/api/v1/") {
+		switch {
+		case k.Path == "/api/v1/requests":
+			out = append(out, "request")
+		case strings.Contains(k.Path, "/end"):
+			out = append(out, "end")
+		}
+	}
+	return out
+}
+
+// An account with one holder at a time is asked for once too early, and not again
+// and again: without --on-change CMD ends before the lease, with a sentence that
+// says why.
+func TestExecEndsWithAnAccountThatHasOneHolder(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.c.LeaseTTL, b.c.LeaseMax = 3*time.Second, 3*time.Second
+	r := b.start("exec", "orders/single", "--", "sh", "-c", `trap 'date +%s%N > "$OUT"; exit 143' TERM; while :; do sleep 0.05; done`)
+	r.want(143)
+	b.clean()
+	if got := b.order(); !slices.Equal(got, []string{"request", "request", "end", "end"}) {
+		t.Errorf("order %v", got)
+	}
+	if !strings.Contains(r.err.String(), "one holder at a time, so that the credential has no successor before it ends; ending the command") {
+		t.Errorf("stderr %q", r.err.String())
+	}
+}
+
+// Where CMD can take a change it goes on: the account is given back at the end of the
+// lease, and asked for again after that.
+func TestExecGivesBackAnAccountThatHasOneHolder(t *testing.T) {
+	t.Parallel()
+	for _, change := range []string{"restart", "signal=HUP"} {
+		b := newBench(t)
+		b.c.LeaseTTL, b.c.LeaseMax = 2*time.Second, 2*time.Second
+		args := []string{"exec", "--on-change", change}
+		if change != "restart" {
+			args = append(args, "--files", filepath.Join(b.dir, "files"))
+		}
+		r := b.start(append(args, "orders/single", "--", "sh", "-c",
+			`trap 'cat "$DIR/password" | tr -d " " >> "$OUT"; echo >> "$OUT"' HUP; echo $PGPASSWORD | tr -d " " >> "$OUT"; while :; do sleep 0.05; done`)...)
+		until(t, "the command has had three secrets", func() bool { return len(b.lines()) >= 3 })
+		if got := b.lines(); got[0] == got[1] || got[1] == got[2] {
+			t.Errorf("%s: %v", change, got)
+		}
+		r.signal(syscall.SIGTERM)
+		r.want(143)
+		b.clean()
+		// Asked for too early, and its empty task ended; given back; asked for again.
+		turn := []string{"request", "end", "end"}
+		want := slices.Concat([]string{"request"}, turn, []string{"request"}, turn, []string{"request"})
+		if got := b.order(); len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+			t.Errorf("%s: order %v", change, got)
+		}
+		if !strings.Contains(r.err.String(), "it is given back then") || strings.Count(r.err.String(), "no successor") > 3 {
+			t.Errorf("%s: stderr %q", change, r.err.String())
+		}
+	}
+}
+
 func TestExecReplacesFilesAndSignals(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

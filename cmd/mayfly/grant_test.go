@@ -47,6 +47,8 @@ func grants(ts *testscript.TestScript, _ bool, args []string) {
 			g.State = wire.GrantOpen
 			g.Review = &wire.Review{Due: time.Now().Add(-time.Hour), Overdue: true, Needs: []wire.Need{{Group: "security", Required: 1, Eligible: 2}}}
 		})
+	case "opens": // opens JSON: what the cluster says that it gives out
+		c.Alter("", func(g *wire.Grant) { ts.Check(json.Unmarshal([]byte(args[1]), &g.Opens)) })
 	case "cosign": // every change waits for approvers from now on
 		c.CoSign = true
 	case "until": // until METHOD PREFIX N: so many calls have come

@@ -46,8 +46,8 @@ const (
 )
 
 // Kind implements [issuers.Kind], [issuers.RoleWriter], [issuers.SecretMaker],
-// [issuers.Bounder], [issuers.SometimesRevocable] and [issuers.SometimesKeyTurner].
-// The zero value is ready for use.
+// [issuers.Bounder], [issuers.SometimesRevocable], [issuers.SometimesKeyTurner] and
+// [issuers.KeyHolder]. The zero value is ready for use.
 type Kind struct{}
 
 // The abilities that this kind and its issuers have.
@@ -59,6 +59,7 @@ var (
 	_ issuers.SometimesRevocable = Kind{}
 	_ issuers.KeyTurner          = Kind{}
 	_ issuers.SometimesKeyTurner = Kind{}
+	_ issuers.KeyHolder          = Kind{}
 	_ issuers.Issuer             = (*Issuer)(nil)
 	_ issuers.Checker            = (*Issuer)(nil)
 	_ issuers.Fencer             = (*Issuer)(nil)

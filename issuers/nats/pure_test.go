@@ -14,6 +14,7 @@ import (
 
 	"github.com/mayfly-broker/mayfly/issuers/nats"
 	"github.com/mayfly-broker/mayfly/scope"
+	"github.com/mayfly-broker/mayfly/secret"
 )
 
 const (
@@ -322,4 +323,46 @@ func FuzzAccount(f *testing.F) {
 			t.Fatalf("what was signed cannot be read: %v", err)
 		}
 	})
+}
+
+// Two targets with one key break each other; whose key it is shows in a word that
+// holds nothing of the seed, whoever made it and wherever its turn stands.
+func TestSigningKeysAreNamed(t *testing.T) {
+	seed := func() (text, public string) {
+		pair, err := nkeys.CreateAccount()
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, _ = pair.PublicKey()
+		raw, _ := pair.Seed()
+		return string(raw), public
+	}
+	s1, p1 := seed()
+	s2, p2 := seed()
+	_, account := seed()
+	bound := strings.TrimSuffix(plainSpec, "}") + `,"account":"` + account + `"}`
+	ring := func(keys, turn string) string { return `{"keys":[` + keys + `]` + turn + `}` }
+	named := func(key, of string) string { return "signing key " + key + " of account " + of }
+	for _, c := range []struct {
+		spec    string
+		secrets map[string]string
+		want    []string
+	}{
+		{bound, map[string]string{nats.SecretSigning: s1, nats.SecretMadeSigning: s2}, []string{named(p1, account)}},
+		{bound, map[string]string{nats.SecretSigning: "-----BEGIN ACCOUNT NKEY SEED-----\n" + s1 + "\n------END ACCOUNT NKEY SEED------\n"}, []string{named(p1, account)}},
+		{plainSpec, map[string]string{nats.SecretSigning: s1}, []string{named(p1, p1)}},
+		{bound, map[string]string{nats.SecretMadeSigning: s2}, []string{named(p2, account)}},
+		{bound, map[string]string{nats.SecretSigning: s1, nats.SecretMadeSigning: ring(`"`+s2+`"`, "")}, []string{named(p2, account)}},
+		{bound, map[string]string{nats.SecretMadeSigning: ring(`"`+s2+`","`+s1+`"`, `,"turn":"used"`)}, []string{named(p2, account), named(p1, account)}},
+		{bound, map[string]string{nats.SecretSigning: "nonsense"}, nil},
+		{`{}`, map[string]string{nats.SecretSigning: s1}, nil},
+	} {
+		secrets := map[string]secret.Text{}
+		for k, v := range c.secrets {
+			secrets[k] = secret.New(v)
+		}
+		if got := (nats.Kind{}).SigningKeys(json.RawMessage(c.spec), secrets); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.spec, got, c.want)
+		}
+	}
 }

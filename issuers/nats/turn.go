@@ -205,6 +205,31 @@ func turnsKeys(sp spec) error {
 	return nil
 }
 
+// SigningKeys implements [issuers.KeyHolder]. The same key in another account is
+// another's: it is retired in the JWT of one account alone.
+func (Kind) SigningKeys(raw json.RawMessage, secrets map[string]secret.Text) []string {
+	sp, err := parseSpec(raw)
+	if err != nil {
+		return nil
+	}
+	r, _, err := readRing(secrets)
+	if err != nil {
+		return nil
+	}
+	public, err := r.public()
+	if err != nil {
+		return nil
+	}
+	for i, key := range public {
+		account := sp.Account
+		if account == "" {
+			account = key // the seed is the account's identity
+		}
+		public[i] = "signing key " + key + " of account " + account
+	}
+	return public
+}
+
 // TurnKeys implements [issuers.KeyTurner]. Before the new key signs, and before the
 // old one is forgotten, the account is changed on the servers. Both are tried again
 // by whoever comes after a crash: what stands there already is not pushed again.

@@ -73,6 +73,8 @@ func unserved(kind issuers.Kind, issuer issuers.Issuer) (out []string) {
 	add("SometimesRevocable", sometimes)
 	_, turner := kind.(issuers.KeyTurner)
 	add("KeyTurner", turner)
+	_, keys := kind.(issuers.KeyHolder)
+	add("KeyHolder", keys)
 	_, rotator := issuer.(issuers.Rotator)
 	add("Rotator", rotator)
 	_, holder := kind.(issuers.AdminHolder)

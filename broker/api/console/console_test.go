@@ -342,3 +342,37 @@ func TestThePastIsDecidedAgainUnderADraft(t *testing.T) {
 		}
 	}
 }
+
+// TestHazard18TheConsoleSaysWhatLivesOn: a lease that is over by the ledger alone is
+// not shown as one whose credential is gone.
+func TestHazard18TheConsoleSaysWhatLivesOn(t *testing.T) {
+	for proof, lives := range map[string]bool{"absent": false, "expires-only": true, "forced": true} {
+		d := newDesk(t)
+		d.Grow(func(w *consoletest.World) {
+			for i := range w.Leases {
+				w.Leases[i].Receipt = fmt.Appendf(nil, `{"proof":%q,"detail":"x"}`, proof)
+			}
+		})
+		_, body := d.do(d.get("/leases/" + consoletest.LeaseEnded))
+		if strings.Contains(body, "was not withdrawn ("+proof+"): it may work until") != lives || strings.Contains(body, "what the target said when it was gone") == lives {
+			t.Errorf("%s:\n%s", proof, body)
+		}
+	}
+}
+
+// Who approves access to an account reads whose it is, and who else has its secret.
+func TestAGrantOnAnAccountSaysWhatItOpens(t *testing.T) {
+	d := newDesk(t)
+	if _, body := d.do(d.get("/grants/" + consoletest.GrantWrite)); strings.Contains(body, "the account as it is now") {
+		t.Error("a minted credential is told as an account")
+	}
+	d.Grow(func(w *consoletest.World) {
+		w.Grants[0].Opens = &wire.Opens{Account: "billing", Usernames: []string{"billing_a", "billing_b"}, Target: "orders", System: "postgres at db:5432", Secret: "Its secret is shared."}
+	})
+	_, body := d.do(d.get("/grants/" + consoletest.GrantWrite))
+	for _, want := range []string{"It logs in as billing_a or billing_b on target orders, postgres at db:5432 (account billing).", "Its secret is shared."} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+}

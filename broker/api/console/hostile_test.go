@@ -33,6 +33,7 @@ func poison(w *consoletest.World) {
 		if g.Review != nil {
 			g.Review.Verdicts = append(g.Review.Verdicts, wire.Verdict{Principal: "human:" + s, Verdict: s, Note: s, At: time.Now()})
 		}
+		g.Opens = &wire.Opens{Account: s, Usernames: []string{s, s}, Target: s, System: s, Secret: s}
 		g.Document = poisoned(g.Document)
 	}
 	for i := range w.Tasks {

@@ -129,6 +129,8 @@ type leaseBody struct {
 	Tree    []Branch
 	Alarms  []Alarm
 	Receipt string
+	// Lives is the proof with which the lease is over and its credential may not be.
+	Lives string
 }
 
 func (s *Console) showLease(x *exchange) error {
@@ -139,6 +141,9 @@ func (s *Console) showLease(x *exchange) error {
 	b := leaseBody{Lease: l, Tree: scopeTree(l.Scope), Alarms: alarms(l.Scope)}
 	if len(l.Receipt) > 0 {
 		b.Receipt = indent(l.Receipt)
+	}
+	if r, yes := l.Outlived(); yes {
+		b.Lives = r.Proof
 	}
 	return x.show("lease", page{Title: "Lease", Nav: "leases", Body: b})
 }

@@ -32,7 +32,7 @@ func TestReadableSpec(t *testing.T) {
 		`{"tls":{"mode":true}}`:         "tls.mode: true or false stands there; it has to be a text",
 		`{"sets":{"a":"swordfish"}}`:    "sets: an object stands there; it has to be a list",
 		`["swordfish"]`:                 "the spec: a list stands there; it has to be an object",
-		`{"colour":"swordfish"}`:        `there is no key "colour"`,
+		`{"colour":"swordfish"}`:        `json: unknown field "colour"`,
 		`{"address":"swordfish",}`:      "the spec is not valid JSON, at byte 24",
 		`{"address":"db","hosts":null}`: "",
 	} {

@@ -86,7 +86,7 @@ func TestSpec(t *testing.T) {
 		with(`"requester_keys":true,` + revocation): "no place", with(`"account":"` + shared.System + `",` + revocation): "system account",
 		with(`"revocation":{"operator":"` + shared.Operator + `"}`): "system account", with(`"revocation":{"system_account":"` + shared.System + `"}`): "operator",
 		with(`"users":{"source_networks":["10.0.0.1"]}`): "network", with(`"users":{"connection_types":["LEAFNODE"]}`): "STANDARD", with(`"users":{"max_payload":-1}`): "or more",
-		with(`"users":{"responses":{"max":-1}}`): "responses", with(`"users":{"responses":{"ttl":"1000h"}}`): "responses", with(`"signing_key":"SA"`): "no key \"signing_key\"",
+		with(`"users":{"responses":{"max":-1}}`): "responses", with(`"users":{"responses":{"ttl":"1000h"}}`): "responses", with(`"signing_key":"SA"`): "unknown field",
 	} {
 		err := (nats.Kind{}).CheckSpec(json.RawMessage(spec))
 		if err == nil || !strings.Contains(err.Error(), says) {

@@ -48,7 +48,7 @@ func TestLaw2AnEndedLeaseGivesOutNothing(t *testing.T) {
 		r.apply(account(oneName)...)
 		r.turns("Account/app", 1)
 		var lease string
-		r.log.After = func(d ledger.Decoded, res ledger.Result) error {
+		r.after(func(d ledger.Decoded, res ledger.Result) error {
 			if d.Type != "open_lease" {
 				return nil
 			}
@@ -58,9 +58,9 @@ func TestLaw2AnEndedLeaseGivesOutNothing(t *testing.T) {
 			}
 			r.within(gone, "the lease has ended", r.ended(lease))
 			return nil
-		}
+		})
 		a, err := r.request(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
-		r.log.After = func(ledger.Decoded, ledger.Result) error { return nil }
+		r.after(nil)
 		if err == nil && k.has("app", a.Credential["password"]) {
 			t.Errorf("%s has ended, and gave out a secret that works: %s", lease, r.lease(lease).End.Receipt)
 		}

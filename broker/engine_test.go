@@ -29,13 +29,15 @@ type rig struct {
 	endLead func()
 	wired   atomic.Pointer[wireFunc]
 	asked   atomic.Pointer[beforeFunc]
+	told    atomic.Pointer[afterFunc]
 }
 
-// wireFunc and beforeFunc stand between the engine and the world; tests change
+// wireFunc, beforeFunc and afterFunc stand between the engine and the world; tests change
 // them while the leader runs.
 type (
 	wireFunc   = func(context.Context, brokertest.Call, func() error) error
 	beforeFunc = func(ledger.Decoded) error
+	afterFunc  = func(ledger.Decoded, ledger.Result) error
 )
 
 // wire has statements carried by f; nil carries them at once.
@@ -43,6 +45,9 @@ func (r *rig) wire(f wireFunc) { r.wired.Store(&f) }
 
 // before has f asked before a command is committed; nil asks nobody.
 func (r *rig) before(f beforeFunc) { r.asked.Store(&f) }
+
+// after has f told of what was committed; nil tells nobody.
+func (r *rig) after(f afterFunc) { r.told.Store(&f) }
 
 // newRig returns a rig after genesis with the objects of the simulation.
 func newRig(t testing.TB) *rig {
@@ -58,6 +63,12 @@ func newRig(t testing.TB) *rig {
 	r.log.Before = func(d ledger.Decoded) error {
 		if f := r.asked.Load(); f != nil && *f != nil {
 			return (*f)(d)
+		}
+		return nil
+	}
+	r.log.After = func(d ledger.Decoded, res ledger.Result) error {
+		if f := r.told.Load(); f != nil && *f != nil {
+			return (*f)(d, res)
 		}
 		return nil
 	}

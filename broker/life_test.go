@@ -179,12 +179,12 @@ func TestLaw2EndOfTaskWaitsForWhatOthersEnd(t *testing.T) {
 			return act()
 		}
 		r.wire(slow)
-		r.log.After = func(d ledger.Decoded, _ ledger.Result) error {
+		r.after(func(d ledger.Decoded, _ ledger.Result) error {
 			if _, ok := d.Body.(*ledger.EndTask); ok {
 				wait(2 * time.Second) // the leader's round comes meanwhile
 			}
 			return nil
-		}
+		})
 		end, err := r.engine.EndTask(t.Context(), appCaller, task.ID, gone)
 		if err != nil || end.Leases != 1 || !end.Withdrawn || !r.ended(mine.LeaseID)() {
 			t.Errorf("%+v %v; the lease is %s", end, err, r.lease(mine.LeaseID).State)

@@ -145,8 +145,8 @@ func turnings(t *testing.T, test func(t *testing.T, r *rig, k *turning)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		k := &turning{Kind: r.kind, secrets: map[string]string{"admin": "first", "app": "old", "app_a": "old", "app_b": "old"}}
-		r.log.Before = func(ledger.Decoded) error { return k.point() }
-		r.log.After = func(ledger.Decoded, ledger.Result) error { return k.point() }
+		r.before(func(ledger.Decoded) error { return k.point() })
+		r.after(func(ledger.Decoded, ledger.Result) error { return k.point() })
 		r.become(k)
 		defer func() { r.engine.Close() }()
 		defer func() { r.stop() }()
@@ -507,7 +507,7 @@ func TestMintWaitsForTheTargetsOwnSecret(t *testing.T) {
 		r.must(appCaller, wire.AccessRequest{Role: "t1/ro", Purpose: "opens the target by its first secret"})
 		var once sync.Once
 		got := make(chan error, 1)
-		r.log.Before = func(d ledger.Decoded) error {
+		r.before(func(d ledger.Decoded) error {
 			if d.Type == "finish_rotation" {
 				// The target has the new secret, and the ledger does not know it yet.
 				once.Do(func() {
@@ -519,7 +519,7 @@ func TestMintWaitsForTheTargetsOwnSecret(t *testing.T) {
 				})
 			}
 			return nil
-		}
+		})
 		if x, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "target", Name: "t1"}); err != nil || x.Turns != 1 {
 			t.Fatalf("%+v %v", x, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,14 +141,13 @@ func TestHazard17OneLeaseTriesATargetThatWasAway(t *testing.T) {
 		defer r.stop()
 		in := wire.AccessRequest{Role: "t1/rw", Purpose: "p"}
 		away := &issuers.Error{Kind: issuers.Unreachable, Detail: "no route"}
-		hang := time.Duration(0)
-		sent := 0
+		var hang, sent atomic.Int64
 		r.wire(func(_ context.Context, c brokertest.Call, act func() error) error {
 			if c.Verb != "mint" {
 				return act()
 			}
-			sent++
-			wait(hang)
+			sent.Add(1)
+			wait(time.Duration(hang.Load()))
 			return away
 		})
 		for range 5 {
@@ -155,7 +155,8 @@ func TestHazard17OneLeaseTriesATargetThatWasAway(t *testing.T) {
 			r.fails(err, fault.Unavailable, "target_unavailable")
 		}
 		wait(6 * time.Second)
-		hang, sent = 3*time.Second, 0
+		hang.Store(int64(3 * time.Second))
+		sent.Store(0)
 		opened := count(r, "open_lease")
 		tries := make(chan error, 1)
 		go func() { _, err := r.request(appCaller, in); tries <- err }()
@@ -164,13 +165,13 @@ func TestHazard17OneLeaseTriesATargetThatWasAway(t *testing.T) {
 			_, err := r.request(appCaller, in)
 			r.fails(err, fault.Unavailable, "target_unavailable")
 		}
-		if n := count(r, "open_lease") - opened; n != 1 || sent != 1 {
-			t.Errorf("%d leases were opened and %d mints sent while one tried", n, sent)
+		if n := count(r, "open_lease") - opened; n != 1 || sent.Load() != 1 {
+			t.Errorf("%d leases were opened and %d mints sent while one tried", n, sent.Load())
 		}
 		r.fails(<-tries, fault.Unavailable, "target_unavailable")
 		// One that the log does not take tells nothing of the target: the next may try.
 		wait(6 * time.Second)
-		hang, sent = 0, 0
+		hang.Store(0)
 		r.before(func(d ledger.Decoded) error {
 			if _, ok := d.Body.(*ledger.OpenLease); ok {
 				return fault.New(fault.Unavailable, "no_leader", "not now")
@@ -260,12 +261,12 @@ func TestHazard24ClockThatStepsBackDoesNotSpin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		a := r.must(appCaller, wire.AccessRequest{Role: "t1/ro", TTL: "5s", Purpose: "p"})
-		tries := 0
+		var tries atomic.Int64
 		r.before(func(d ledger.Decoded) error {
 			if d.Type != "end_leases" {
 				return nil
 			}
-			if tries++; tries > 100 {
+			if tries.Add(1) > 100 {
 				return fault.New(fault.Unavailable, "no_leader", "") // let the test end
 			}
 			return nil
@@ -274,8 +275,8 @@ func TestHazard24ClockThatStepsBackDoesNotSpin(t *testing.T) {
 		r.lead()
 		defer r.stop()
 		wait(7 * time.Second)
-		if tries == 0 || tries > 20 {
-			t.Errorf("%d commands that end nothing in two seconds", tries)
+		if n := tries.Load(); n == 0 || n > 20 {
+			t.Errorf("%d commands that end nothing in two seconds", n)
 		}
 		r.log.Skew.Store(0)
 		r.within(gone, "the lease ends when the clock is right", r.ended(a.LeaseID))
@@ -410,14 +411,14 @@ func TestLaw2RemintOnItsWayIsNotSettled(t *testing.T) {
 		who := withKey(appCaller, "k1")
 		in := wire.AccessRequest{Role: "t1/ro", Purpose: "p"}
 		first := r.must(who, in)
-		r.log.After = func(d ledger.Decoded, _ ledger.Result) error {
+		r.after(func(d ledger.Decoded, _ ledger.Result) error {
 			if d.Type != "remint_lease" {
 				return nil
 			}
-			r.log.After = nil
+			r.after(nil)
 			_, err := r.engine.Revoke(context.Background(), appCaller, first.LeaseID, wire.RevokeRequest{})
 			return err
-		}
+		})
 		_, _ = r.request(who, in) // whatever it comes to
 		if _, there := r.t1.Account(first.Credential["username"]); there && r.ended(first.LeaseID)() {
 			t.Errorf("the account is on its target after the receipt %s", r.lease(first.LeaseID).End.Receipt)

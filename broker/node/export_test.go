@@ -17,11 +17,11 @@ import (
 // PendingFile stands while an initialisation is unfinished.
 const PendingFile = pendingFile
 
-// Steady has a node bear with a silence of almost a second before there is another
+// Steady has a node bear with a silence of almost two seconds before there is another
 // leader, where it would bear with a quarter of one: on a busy machine, a test that
 // writes by the leader that it made keeps it.
 func (c *Config) Steady() {
-	c.timing = raftstore.Timing{Heartbeat: time.Second, Election: time.Second, LeaderLease: 900 * time.Millisecond}
+	c.timing = raftstore.Timing{Heartbeat: 2 * time.Second, Election: 2 * time.Second, LeaderLease: 1800 * time.Millisecond}
 }
 
 // Digest is this replica's Merkle root as the beacons carry it; nil while the

@@ -113,8 +113,9 @@ type Engine struct {
 	changed  broadcast
 	settled  settled
 	plugged  plugged
-	// replaying is set while a replay runs: it may take a processor for itself.
-	replaying atomic.Bool
+	// rereading is set while history is read again, by a replay or a verification: it
+	// may take a processor for itself.
+	rereading atomic.Bool
 }
 
 // New returns an Engine.

@@ -43,10 +43,10 @@ func (e *Engine) ReplayPolicies(ctx context.Context, c Caller, in wire.PolicyRep
 	if in.Limit < 0 || in.Limit > replayEntries {
 		return out, fault.New(fault.Invalid, "invalid_limit", "limit is %d; 1 to %d commands are looked at in one call.", in.Limit, replayEntries)
 	}
-	if !e.replaying.CompareAndSwap(false, true) {
-		return out, &fault.Error{Kind: fault.Unavailable, Code: "busy", RetryAfter: 2 * time.Second, Detail: "Another replay runs on this node; one at a time is allowed. Retry, or ask another node."}
+	if !e.rereading.CompareAndSwap(false, true) {
+		return out, errRereading()
 	}
-	defer e.replaying.Store(false)
+	defer e.rereading.Store(false)
 
 	r := &replay{groups: map[replayKey]*wire.PolicyReplayGroup{}}
 	var live []policy.Source
@@ -73,6 +73,11 @@ func (e *Engine) ReplayPolicies(ctx context.Context, c Caller, in wire.PolicyRep
 		return out, err
 	}
 	return r.answer(), nil
+}
+
+func errRereading() error {
+	return &fault.Error{Kind: fault.Unavailable, Code: "busy", RetryAfter: 2 * time.Second,
+		Detail: "Another replay or verification runs on this node; one at a time is allowed. Retry, or ask another node."}
 }
 
 // drafted is the live policies with drafts in place of those of the same name,

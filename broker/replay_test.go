@@ -381,3 +381,23 @@ func TestObligationsAreComparedWithoutWhoAsks(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestNoVerificationBesideAReplay: both read history again, and one at a time is
+// enough for a node that has leases to end.
+func TestNoVerificationBesideAReplay(t *testing.T) {
+	r := newRig(t)
+	log := &meddled{Log: r.log}
+	e, err := broker.New(broker.Config{Log: log, Node: "n2", Issuer: "https://mayfly.example", Kinds: []issuers.Kind{r.kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	log.after = func() {
+		if _, err := e.AuditVerify(t.Context(), callerOf(operator, ""), 0); err != nil && fault.As(err).StableCode() == "busy" {
+			refused++
+		}
+	}
+	if _, err := e.ReplayPolicies(t.Context(), callerOf(operator, ""), wire.PolicyReplayRequest{}); err != nil || refused == 0 {
+		t.Errorf("%v; %d verifications were refused meanwhile", err, refused)
+	}
+}

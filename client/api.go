@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -265,9 +266,21 @@ func (c *Client) AuditExport(ctx context.Context, from, to uint64, w io.Writer) 
 	return c.do(ctx, call{method: http.MethodGet, path: path, stream: w})
 }
 
-// AuditVerify has the cluster check its own ledger.
-func (c *Client) AuditVerify(ctx context.Context) (wire.VerifyAnswer, error) {
-	return get[wire.VerifyAnswer](ctx, c, "/audit/verify")
+// AuditVerify has the cluster check its own ledger, in as many calls as it takes.
+// progress hears after each how many entries of how many hold; it may be nil.
+func (c *Client) AuditVerify(ctx context.Context, progress func(done, total int64)) (wire.VerifyAnswer, error) {
+	for from := uint64(0); ; {
+		a, err := get[wire.VerifyAnswer](ctx, c, "/audit/verify?from="+strconv.FormatUint(from, 10))
+		if err != nil || a.Next == 0 {
+			return a, err
+		}
+		if a.Next <= from {
+			return a, fmt.Errorf("the node was asked to verify from entry %d and says to go on from %d", from, a.Next)
+		}
+		if from = a.Next; progress != nil {
+			progress(int64(from), int64(a.Size))
+		}
+	}
 }
 
 // Rotate has a secret replaced now. The answer says where that stands: it may have

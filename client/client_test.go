@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -512,5 +513,26 @@ func TestFromEnvironment(t *testing.T) {
 	env["MAYFLY_RETRY"] = "soon"
 	if _, err := client.FromEnvironment(lookup); client.KindOf(err) != client.KindInvalid {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestALongLedgerIsVerifiedByManyCalls: as many as the node says, and no more by one
+// that never comes to an end.
+func TestALongLedgerIsVerifiedByManyCalls(t *testing.T) {
+	c := clienttest.New(t, 1)
+	next := map[string]uint64{"from=0": 40, "from=40": 90}
+	c.Handle("GET /api/v1/audit/verify", func(k clienttest.Call) (int, any) {
+		n := next[strings.TrimPrefix(k.Path, "/api/v1/audit/verify?")]
+		return http.StatusOK, wire.VerifyAnswer{Size: 100, OK: n == 0, Next: n}
+	})
+	cl := asAnn(t, c, config(t, c))
+	var told []int64
+	a, err := cl.AuditVerify(t.Context(), func(done, total int64) { told = append(told, done, total) })
+	if err != nil || !a.OK || !slices.Equal(told, []int64{40, 100, 90, 100}) {
+		t.Errorf("%+v %v; told %v", a, err, told)
+	}
+	next["from=90"] = 90
+	if a, err := cl.AuditVerify(t.Context(), nil); err == nil || a.OK {
+		t.Errorf("a node that goes in circles: %+v", a)
 	}
 }

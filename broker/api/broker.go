@@ -92,7 +92,7 @@ type oversight interface {
 	ReplayPolicies(ctx context.Context, c broker.Caller, in wire.PolicyReplayRequest) (wire.PolicyReplayAnswer, error)
 	AuditEntries(ctx context.Context, c broker.Caller, from uint64, limit int) (wire.AuditPage, error)
 	AuditExport(ctx context.Context, c broker.Caller, from, to uint64, w io.Writer) error
-	AuditVerify(ctx context.Context, c broker.Caller) (wire.VerifyAnswer, error)
+	AuditVerify(ctx context.Context, c broker.Caller, from uint64) (wire.VerifyAnswer, error)
 	Reconcile(ctx context.Context, c broker.Caller, in wire.ReconcileRequest) ([]wire.Drift, error)
 	Rotate(ctx context.Context, c broker.Caller, in wire.RotateRequest) (wire.Rotation, error)
 	Rotations(ctx context.Context, c broker.Caller) ([]wire.Rotation, error)

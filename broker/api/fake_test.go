@@ -220,8 +220,8 @@ func (b *fakeBroker) AuditExport(_ context.Context, c broker.Caller, from, to ui
 	}
 	return err
 }
-func (b *fakeBroker) AuditVerify(_ context.Context, c broker.Caller) (wire.VerifyAnswer, error) {
-	return wire.VerifyAnswer{OK: true}, b.note(c, nil)
+func (b *fakeBroker) AuditVerify(_ context.Context, c broker.Caller, from uint64) (wire.VerifyAnswer, error) {
+	return wire.VerifyAnswer{OK: true}, b.note(c, from)
 }
 func (b *fakeBroker) Reconcile(_ context.Context, c broker.Caller, in wire.ReconcileRequest) ([]wire.Drift, error) {
 	return nil, b.note(c, in)

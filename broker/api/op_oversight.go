@@ -21,6 +21,10 @@ type entriesInput struct {
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
 
+type verifyInput struct {
+	From uint64 `query:"from" doc:"Where to go on: the next of the answer before; 0: at the beginning"`
+}
+
 type exportInput struct {
 	From uint64 `query:"from" doc:"Sequence number of the first entry"`
 	To   uint64 `query:"to" doc:"Sequence number after the last entry; 0: the end"`
@@ -80,8 +84,8 @@ func (f *surface) addAudit() {
 			return out, err
 		})
 	add(f, route{method: http.MethodGet, path: "/audit/verify", id: "audit-verify", tag: "oversight", place: anywhere, timeout: longCall, summary: "Check the live ledger"},
-		func(ctx context.Context, c *call, _ *none) (wire.VerifyAnswer, error) {
-			return c.broker.AuditVerify(ctx, c.caller)
+		func(ctx context.Context, c *call, in *verifyInput) (wire.VerifyAnswer, error) {
+			return c.broker.AuditVerify(ctx, c.caller, in.From)
 		})
 	f.addExport()
 }

@@ -58,6 +58,8 @@ type Report struct {
 	SummariesChecked bool
 	// KnownMatched and KnownUnreached count Options.Known.
 	KnownMatched, KnownUnreached int
+	// Next is where the next part of a live log begins; 0 once its end is reached.
+	Next int64
 	// Unsigned is how many entries of a live log are newer than its checkpoint:
 	// they match the tree, and nobody has signed that yet.
 	Unsigned int64
@@ -354,12 +356,23 @@ func (w *walker) finish(signed Signed, r *Report) *Defect {
 	return nil
 }
 
-// VerifyLive checks a whole live log: every entry, the stored hashes, and the
-// signature on the newest checkpoint; entries after the checkpoint are held
-// against the stored hashes. opts.Trusted must be given. Errors: as VerifyExport,
-// and what src returned.
-func VerifyLive(ctx context.Context, src Source, opts Options) (Report, error) {
-	r := Report{Pinned: true}
+// A Part is what one call checks of a live log: a long one takes several.
+type Part struct {
+	// From is where it begins: 0, or the Next of the part before it.
+	From int64
+	// Enough, where set, is asked between entries whether the rest is to wait for
+	// the next part.
+	Enough func() bool
+}
+
+// VerifyLive checks a live log, or a part of it: every entry, the stored hashes, and
+// with its end the signature on the newest checkpoint; entries after the checkpoint
+// are held against the stored hashes. Each part begins with the stored hashes to
+// which the one before it came by its own count, so that all parts together prove
+// what one would. opts.Trusted must be given. Errors: as VerifyExport, and what src
+// returned.
+func VerifyLive(ctx context.Context, src Source, part Part, opts Options) (Report, error) {
+	r := Report{Pinned: true, From: part.From}
 	signed, _, err := openSource(ctx, src, opts.Trusted, opts.Quorum)
 	if err != nil {
 		return r, err
@@ -372,27 +385,54 @@ func VerifyLive(ctx context.Context, src Source, opts Options) (Report, error) {
 		return r, (&Defect{Seq: -1, Code: "checkpoint", Detail: fmt.Sprintf("The signed checkpoint covers %d entries of log %s; the ledger holds %d.",
 			signed.Size, quote(signed.Origin), size)}).fault()
 	}
-	span := &tree.Span{}
-	r.RootFrom = span.Root()
-	w := newWalker(span, opts, signed.Origin)
-	if err := w.follow(ctx, src, signed.Size); err != nil {
+	if part.From < 0 || part.From > signed.Size {
+		return r, invalid("A part cannot begin at entry %d: the signed log has %d.", part.From, signed.Size)
+	}
+	w, err := walkFrom(ctx, src, part.From, opts, signed.Origin)
+	if err != nil {
 		return r, err
 	}
-	r.To, r.RootTo = signed.Size, span.Root()
+	r.RootFrom = w.span.Root()
+	if err := w.follow(ctx, src, signed.Size, part.Enough); err != nil {
+		return r, err
+	}
+	r.To, r.RootTo = w.span.Size(), w.span.Root()
+	if err := storedRoot(src, r.To, r.RootTo); err != nil {
+		return r, err
+	}
+	if r.To < signed.Size {
+		r.Checkpoint, r.Next = signed.Checkpoint, r.To
+		return r, nil
+	}
 	if d := w.finish(signed, &r); d != nil {
 		return r, d.fault()
 	}
-	if err := w.follow(ctx, src, size); err != nil {
+	if err := w.follow(ctx, src, size, nil); err != nil {
 		return r, err
 	}
 	r.Unsigned = size - signed.Size
-	if err := storedRoot(src, signed.Size, r.RootTo); err != nil {
-		return r, err
+	return r, storedRoot(src, size, w.span.Root())
+}
+
+// walkFrom is a walker over a live log whose first entries were checked before.
+func walkFrom(ctx context.Context, src Source, from int64, opts Options, origin string) (walker, error) {
+	left, err := tree.Left(src, from)
+	if err != nil {
+		return walker{}, err
 	}
-	if err := storedRoot(src, size, span.Root()); err != nil {
-		return r, err
+	span, err := tree.NewSpan(from, left)
+	if err != nil {
+		return walker{}, err
 	}
-	return r, nil
+	w := newWalker(span, opts, origin)
+	if from > 0 {
+		before, err := src.Entry(ctx, from-1)
+		if err != nil {
+			return walker{}, err
+		}
+		w.last = before.Time
+	}
+	return w, nil
 }
 
 // storedRoot compares the root that the stored hashes make with the entries' own.
@@ -407,9 +447,14 @@ func storedRoot(hr tlog.HashReader, size int64, want tlog.Hash) error {
 	return nil
 }
 
-// follow checks the entries of a live log up to a size.
-func (w *walker) follow(ctx context.Context, src Feed, to int64) error {
-	for seq := w.span.Size(); seq < to; seq++ {
+// follow checks the entries of a live log up to a size, or until it is enough, but
+// for one at least.
+func (w *walker) follow(ctx context.Context, src Feed, to int64, enough func() bool) error {
+	first := w.span.Size()
+	for seq := first; seq < to; seq++ {
+		if enough != nil && seq > first && enough() {
+			return nil
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -395,12 +395,22 @@ func TestVerifyLive(t *testing.T) {
 	l := newLog(t, 15)
 	l.signed = 11
 	opts := audit.Options{Trusted: l.keys, Quorum: 3, Describe: describe}
-	r, err := audit.VerifyLive(t.Context(), l, opts)
+	r, err := audit.VerifyLive(t.Context(), l, audit.Part{}, opts)
 	if err != nil || r.Unsigned != 4 || r.To != 11 || len(r.Caveats()) != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if _, err := audit.VerifyLive(t.Context(), l, audit.Options{}); err == nil {
+	if _, err := audit.VerifyLive(t.Context(), l, audit.Part{}, audit.Options{}); err == nil {
 		t.Fatal("a live log was verified with no key")
+	}
+	for entries := range 12 {
+		if last, _, err := inParts(t, l, entries, opts); err != nil || last.To != r.To || last.RootTo != r.RootTo || last.Unsigned != r.Unsigned || last.Checkpoint != r.Checkpoint {
+			t.Errorf("in parts of %d entries: %+v %v; want what one call says: %+v", entries, last, err, r)
+		}
+	}
+	for _, from := range []int64{-1, 12} {
+		if _, err := audit.VerifyLive(t.Context(), l, audit.Part{From: from}, opts); fault.As(err).Kind != fault.Invalid {
+			t.Errorf("from %d: %v", from, err)
+		}
 	}
 	for name, c := range map[string]struct {
 		spoil func(l *memLog)
@@ -419,9 +429,37 @@ func TestVerifyLive(t *testing.T) {
 			l := newLog(t, 15)
 			l.signed = 11
 			c.spoil(l)
-			_, err := audit.VerifyLive(t.Context(), l, opts)
+			_, err := audit.VerifyLive(t.Context(), l, audit.Part{}, opts)
 			wantDefect(t, err, c.code)
+			for entries := range 12 {
+				_, calls, err := inParts(t, l, entries, opts)
+				if wantDefect(t, err, c.code); entries > 0 && calls > 11/entries+1 {
+					t.Errorf("%d calls, in parts of %d entries", calls, entries)
+				}
+			}
 		})
+	}
+}
+
+// inParts verifies a live log by as many calls as it takes, of which each has enough
+// after some entries; it is one all the same where that is none.
+func inParts(t *testing.T, l *memLog, entries int, opts audit.Options) (r audit.Report, calls int, err error) {
+	t.Helper()
+	for {
+		part, looked := audit.Part{From: r.Next}, 0
+		part.Enough = func() bool { looked++; return looked >= entries }
+		calls++
+		switch before := r.Next; {
+		case calls > 20:
+			t.Fatal("it has no end")
+		default:
+			if r, err = audit.VerifyLive(t.Context(), l, part, opts); err != nil || r.Next == 0 {
+				return r, calls, err
+			}
+			if r.From != before || r.Next <= before || r.To != r.Next {
+				t.Fatalf("a part from %d on: %+v", before, r)
+			}
+		}
 	}
 }
 

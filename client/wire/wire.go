@@ -446,8 +446,10 @@ type VerifyAnswer struct {
 	Size       uint64   `json:"size"`
 	Root       string   `json:"root"`
 	Checkpoint string   `json:"checkpoint"`
-	OK         bool     `json:"ok"`
+	OK         bool     `json:"ok" doc:"The whole ledger, up to its end, has been checked and holds"`
 	Problems   []string `json:"problems,omitempty"`
+	// Next is set where a long ledger takes more calls: the entries before it hold.
+	Next uint64 `json:"next,omitempty" doc:"Ask again with this as from: the entries before it hold, the others are yet to be checked"`
 }
 
 // Drift is what a target holds and the ledger does not, or the reverse.

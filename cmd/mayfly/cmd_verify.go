@@ -59,7 +59,7 @@ Examples:
 }
 
 func (s *shell) verifyLive(c *cli.Context, cl *client.Client, _ []string) error {
-	a, err := cl.AuditVerify(c.Context)
+	a, err := cl.AuditVerify(c.Context, s.verifyProgress())
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func startSentinel(t testing.TB, w *Watched) *Server {
 		"bind 127.0.0.1", "port " + strconv.Itoa(s.Port), "dir " + s.Dir,
 		fmt.Sprintf("sentinel monitor %s 127.0.0.1 %d 2", w.MasterName, m.Port),
 		fmt.Sprintf("sentinel auth-user %s %s", w.MasterName, AdminUser), fmt.Sprintf("sentinel auth-pass %s %s", w.MasterName, m.Password),
-		fmt.Sprintf("sentinel down-after-milliseconds %s 1000", w.MasterName), fmt.Sprintf("sentinel failover-timeout %s 5000", w.MasterName),
+		fmt.Sprintf("sentinel down-after-milliseconds %s 10000", w.MasterName), fmt.Sprintf("sentinel failover-timeout %s 5000", w.MasterName),
 	}
 	if err := s.write(lines); err != nil {
 		t.Fatalf("redistest: %v", err)
@@ -163,6 +163,16 @@ func StartCluster(t testing.TB, replicas bool, opts ...Option) []*Server {
 		})
 	}
 	everywhere("the cluster is whole", "cluster_state:ok")
+	// gossip: until a node has heard of it, a replica is a master without slots to it
+	wait(t, "all nodes know who is a replica", func(ctx context.Context) bool {
+		for _, s := range nodes {
+			text, err := s.Admin(t).ClusterNodes(ctx).Result()
+			if err != nil || strings.Count(text, "slave ") != n-3 {
+				return false
+			}
+		}
+		return true
+	})
 	for i := 3; i < n; i++ {
 		wait(t, "a replica has its master's data", func(ctx context.Context) bool {
 			role, err := nodes[i].Admin(t).Do(ctx, "ROLE").Slice()
@@ -172,7 +182,7 @@ func StartCluster(t testing.TB, replicas bool, opts ...Option) []*Server {
 	return nodes
 }
 
-// wait polls until ok, and fails after thirty seconds.
+// wait polls until ok, and fails after startTimeout.
 func wait(t testing.TB, what string, ok func(context.Context) bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)

@@ -30,7 +30,7 @@ import (
 const AdminUser = "admin"
 
 // startTimeout bounds a start; a loaded machine needs it.
-const startTimeout = 30 * time.Second
+const startTimeout = 60 * time.Second
 
 // Server is one running redis-server or redis-sentinel. Its exported fields are
 // set by the start and not changed afterwards.
@@ -152,7 +152,7 @@ func (s *Server) configure(o options) error {
 		if s.busPort, err = servertest.Port(); err != nil {
 			return err
 		}
-		lines = append(lines, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 3000", "cluster-port "+strconv.Itoa(s.busPort))
+		lines = append(lines, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 10000", "cluster-port "+strconv.Itoa(s.busPort))
 	}
 	users := []string{"user default off", "user " + AdminUser + " on >" + s.Password + " ~* &* +@all"}
 	if o.aclFile {

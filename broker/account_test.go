@@ -155,6 +155,19 @@ func TestAccountThatTurnsAfterUseIsGivenToOneAtATime(t *testing.T) {
 	})
 }
 
+// TestRenewAfterStandsWhereNothingCanBeRenewed: the contract names it for whatever is
+// issued, and clients keep what cannot be renewed until then.
+func TestRenewAfterStandsWhereNothingCanBeRenewed(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+		if a.Renewable || a.RenewAfter.IsZero() || !a.RenewAfter.Before(a.ExpiresAt) {
+			t.Errorf("renewable %v, renew after %s, expires %s", a.Renewable, a.RenewAfter, a.ExpiresAt)
+		}
+	})
+}
+
 // TestGrantOnAnAccountSaysWhatItOpens: its scope names the account alone, and who
 // approves it may not be allowed to read the rest.
 func TestGrantOnAnAccountSaysWhatItOpens(t *testing.T) {

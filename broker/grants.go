@@ -186,7 +186,7 @@ func plainGrant(q ledger.Query, l ledger.Lease) wire.Grant {
 	out := wire.Grant{
 		ID: g.ID, Kind: wire.GrantAccess, State: state, Principal: g.Principal, Role: g.Role, Target: l.Target, Scope: g.Scope,
 		TaskID: g.TaskID, Purpose: g.Purpose, DecisionID: g.DecisionID, RequestedAt: at(l.OpenedMS), EndsBy: atOrNil(l.NotAfterMS),
-		MaxLeases: 1, Leases: []string{l.ID}, Opens: opens(q, g.Role, l.Target, g.Scope),
+		MaxLeases: 1, Leases: []string{l.ID}, GrantWay: wire.GrantWay{Opens: opens(q, g.Role, l.Target, g.Scope)},
 	}
 	if e := l.End; e != nil {
 		out.EndedAt, out.EndedBy, out.EndReason = atOrNil(e.SinceMS), e.By, e.Reason
@@ -201,7 +201,7 @@ func (e *Engine) wireGrant(q ledger.Query, c Caller, g ledger.Cosigned) wire.Gra
 		ID: g.ID, Kind: g.Kind, State: e.stateOf(q, g), Principal: g.Principal, Role: g.Role, TaskID: g.TaskID,
 		RequestedAt: at(g.RequestedMS), CollectBefore: atOrNil(g.CollectBeforeMS), EndsBy: atOrNil(g.EndsByMS),
 		MaxLeases: g.MaxLeases, Leases: append([]string{}, g.Leases...),
-		Domain: g.Domain, Hash: g.Hash, Document: g.Document, StepUp: g.StepUp, Version: g.Version, URL: e.grantURL(g.ID),
+		Domain: g.Domain, Hash: g.Hash, Document: g.Document, StepUp: g.StepUp, Version: g.Version, GrantWay: wire.GrantWay{URL: e.grantURL(g.ID)},
 	}
 	if g.Kind == ledger.GrantChange {
 		d, _ := g.Change()

@@ -261,7 +261,7 @@ func (w *world) wait(c *client, state string) {
 	must(c.t, err)
 	w.set(func(w *world) {
 		w.grant = &wire.Grant{ID: grant, Kind: wire.GrantAccess, State: state, Principal: ann, CollectBefore: &until, Document: doc,
-			URL: w.issuer + "/grants/" + grant, Needs: []wire.Need{{Group: "dba", Required: 2, Have: 1}}}
+			GrantWay: wire.GrantWay{URL: w.issuer + "/grants/" + grant}, Needs: []wire.Need{{Group: "dba", Required: 2, Have: 1}}}
 		w.answer.Status = "waiting"
 	})
 }

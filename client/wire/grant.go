@@ -98,13 +98,18 @@ type Grant struct {
 	EndReason string     `json:"end_reason,omitempty" doc:"An approver's words, or what changed"`
 
 	Review *Review `json:"review,omitempty"`
-	// Opens is set where the grant gives out an account that lives on. It is the
-	// account as it is now, by the cluster's word; nobody signs it.
-	Opens *Opens `json:"opens,omitempty"`
 	// Version grows with every change of the grant; a long poll waits for one
 	// that is not the given.
 	Version uint64 `json:"version"`
-	URL     string `json:"url,omitempty"`
+	GrantWay
+}
+
+// GrantWay is where a grant is shown, and where it leads.
+type GrantWay struct {
+	URL string `json:"url,omitempty"`
+	// Opens is set where the grant gives out an account that lives on. It is the
+	// account as it is now, by the cluster's word; nobody signs it.
+	Opens *Opens `json:"opens,omitempty"`
 }
 
 // Opens says what a grant on an account lets its requester into.

@@ -288,7 +288,9 @@ type AccessAnswer struct {
 	LeaseID    string    `json:"lease_id,omitempty"`
 	DecisionID string    `json:"decision_id"`
 	ExpiresAt  time.Time `json:"expires_at,omitzero"`
-	RenewAfter time.Time `json:"renew_after,omitzero"`
+	// RenewAfter is set whether or not the lease can be renewed: a client that keeps
+	// a credential that cannot asks for a new one from then on.
+	RenewAfter time.Time `json:"renew_after,omitzero" doc:"From when a client renews the lease, or, where it is not renewable, asks for a new one"`
 	NotAfter   time.Time `json:"not_after,omitzero"`
 	BoundedBy  string    `json:"bounded_by,omitempty" doc:"What set not_after"`
 	Renewable  bool      `json:"renewable"`

@@ -55,6 +55,7 @@ func shots() []shot {
 		{name: "principal", path: "/principals/agent:billing-bot"},
 		{name: "targets", path: "/targets"},
 		{name: "target", path: "/targets/orders", before: []step{chromedp.Click(chromedp.CSS(`form[action$="/check"] button`)), chromedp.WaitVisible(chromedp.CSS(".checks"))}},
+		{name: "rotations", path: "/rotations"},
 		{name: "audit", path: "/audit"},
 		{name: "decision", path: "/decisions/" + consoletest.DecisionDeny},
 		{name: "policies", path: "/policies"},
@@ -69,7 +70,7 @@ func shots() []shot {
 func empties() []shot {
 	return []shot{
 		{name: "empty-inbox", path: "/"}, {name: "empty-tasks", path: "/tasks"}, {name: "empty-leases", path: "/leases"}, {name: "empty-targets", path: "/targets"},
-		{name: "empty-policies", path: "/policies"}, {name: "empty-principals", path: "/principals"}, {name: "empty-audit", path: "/audit"}, {name: "empty-keys", path: "/keys"},
+		{name: "empty-rotations", path: "/rotations"}, {name: "empty-policies", path: "/policies"}, {name: "empty-principals", path: "/principals"}, {name: "empty-audit", path: "/audit"}, {name: "empty-keys", path: "/keys"},
 		{name: "sealed", path: "/cluster", guest: true},
 	}
 }

@@ -167,6 +167,7 @@ func (s *Console) routes() {
 	page("GET /targets", s.listTargets)
 	page("GET /targets/{name}", s.showTarget)
 	page("POST /targets/{name}/check", s.checkTarget)
+	page("GET /rotations", s.listRotations)
 	page("GET /audit", s.auditExplorer)
 	page("GET /policies", s.listPolicies)
 	page("POST /policies/test", s.testPolicies)

@@ -78,7 +78,7 @@ func (d *desk) do(r *http.Request) (*http.Response, string) {
 // every is a path of each page.
 var every = []string{"/", "/grants", "/grants/" + consoletest.GrantWrite, "/grants/" + consoletest.GrantChange, "/grants/" + consoletest.GrantEmergency,
 	"/grants/" + consoletest.GrantMine, "/tasks", "/tasks?state=ended", "/tasks/" + consoletest.TaskRoot, "/leases", "/leases?state=all", "/leases/" + consoletest.LeaseOpen,
-	"/leases/" + consoletest.LeaseEnded, "/principals", "/principals/agent:billing-bot", "/targets", "/targets/orders", "/audit", "/audit?actor=human:bo&result=ok", "/policies",
+	"/leases/" + consoletest.LeaseEnded, "/principals", "/principals/agent:billing-bot", "/targets", "/targets/orders", "/rotations", "/audit", "/audit?actor=human:bo&result=ok", "/policies",
 	"/decisions/" + consoletest.DecisionDeny, "/cluster", "/keys"}
 
 func TestEveryPageIsServed(t *testing.T) {
@@ -374,5 +374,51 @@ func TestAGrantOnAnAccountSaysWhatItOpens(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page lacks %q", want)
 		}
+	}
+}
+
+// What the cluster does by itself is shown: what failed stands first, with what it
+// is about to try; a target's page has what turns on it.
+func TestRotationsAreShown(t *testing.T) {
+	d := newDesk(t)
+	order := func(body string, want ...string) {
+		t.Helper()
+		at := 0
+		for _, w := range want {
+			i := strings.Index(body[at:], w)
+			if i < 0 {
+				t.Errorf("%q is missing, or not where it should be:\n%s", w, body)
+				return
+			}
+			at += i
+		}
+	}
+	_, body := d.do(d.get("/rotations"))
+	order(body, "1 of 7 cannot get on", "Account legacy-reports", "on legacy", "i/o timeout", "11 times", "9 failures since", "failing", "tried again", "Account billing", "billing_b", "somebody asked for it", "old one still works", "the old one ends",
+		"Account storefront", "after its use", "no schedule", "Node certificates", "Barrier key", "by its schedule", "replaced next", "Own secret of target finance-api", "new key is published", "Own secret of target orders", "somebody had reset it by hand")
+	_, body = d.do(d.get("/targets/orders"))
+	order(body, "Rotations", "Account billing", "Own secret of target orders")
+	if strings.Contains(body, "legacy-reports") || strings.Contains(body, "htpasswd") {
+		t.Error("a target's page shows what is another's")
+	}
+	_, body = d.do(d.get("/targets"))
+	order(body, "Plugins", "htpasswd", "on node eu-1", "sha256:", "runs", "mainframe", "is not the registered one", "registered is", "3 failed starts", "does not run")
+	d.Grow(func(w *consoletest.World) {
+		w.Plugins[0].Name = "postgres"
+		w.Rotations = []wire.Rotation{{Kind: "Account", Name: "new", Target: "orders", State: "idle", Wanted: "first"}}
+	})
+	_, body = d.do(d.get("/targets/orders"))
+	order(body, "the process that speaks to this target", "runs since")
+	_, body = d.do(d.get("/rotations"))
+	order(body, "Account new", "never replaced", "to be replaced as soon as it can: nobody had told its secret")
+	if strings.Contains(body, "cannot get on") {
+		t.Error("nothing fails")
+	}
+	d.Grow(func(w *consoletest.World) { w.Rotations, w.Plugins = nil, nil })
+	if _, body = d.do(d.get("/rotations")); !strings.Contains(body, "Nothing to see") {
+		t.Error(body)
+	}
+	if _, body = d.do(d.get("/targets")); strings.Contains(body, "Plugins") {
+		t.Error("plugins that there are not")
 	}
 }

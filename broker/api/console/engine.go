@@ -19,6 +19,7 @@ type Engine interface {
 	providers
 	grants
 	record
+	turns
 
 	// Session looks a token up, whatever binds it.
 	Session(ctx context.Context, token string) (ledger.Session, error)

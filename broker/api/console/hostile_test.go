@@ -63,6 +63,19 @@ func poison(w *consoletest.World) {
 	for i := range w.Findings {
 		w.Findings[i].Name, w.Findings[i].Detail, w.Findings[i].Fix = s, s, s
 	}
+	for i := range w.Rotations {
+		r := &w.Rotations[i]
+		r.Name, r.Username, r.Problem, r.Reason, r.Wanted, r.State = s, s, s, s, s, s
+		if r.Kind != "Target" { // or its target's page would not show it
+			r.Target = s
+		}
+	}
+	for i := range w.Plugins {
+		p := &w.Plugins[i]
+		p.Node, p.SHA256, p.Registered, p.Problem = s, s, s, s
+	}
+	w.Rotations = append(w.Rotations, wire.Rotation{Kind: s, Name: s, Target: "orders", State: s, Problem: s})
+	w.Plugins = append(w.Plugins, wire.NodePlugin{Name: "postgres", Node: s, Problem: s, Running: true, SHA256: s})
 	for i := range w.Peers {
 		w.Peers[i].ID, w.Peers[i].Addr = s, s
 	}

@@ -146,7 +146,10 @@ type Place struct {
 	Roles, Leases             int
 }
 
-type targetsBody struct{ Targets []Place }
+type targetsBody struct {
+	Targets []Place
+	Plugins []wire.NodePlugin
+}
 
 func (s *Console) listTargets(x *exchange) error {
 	ctx := x.r.Context()
@@ -176,6 +179,9 @@ func (s *Console) listTargets(x *exchange) error {
 			}
 		}
 		b.Targets = append(b.Targets, p)
+	}
+	if b.Plugins, err = x.engine.NodePlugins(ctx, x.caller); err != nil {
+		return err
 	}
 	return x.show("targets", page{Title: "Targets", Nav: "targets", Body: b})
 }
@@ -210,6 +216,10 @@ type targetBody struct {
 	Roles  []Privilege
 	Leases []wire.Lease
 	Report *wire.TargetReport
+	// Turns are the rotations of its own secret and of accounts on it.
+	Turns []Turn
+	// Plugin is how its kind's process does on this node, where it has one.
+	Plugin *wire.NodePlugin
 }
 
 func (s *Console) showTarget(x *exchange) error { return s.targetPage(x, nil) }
@@ -236,6 +246,16 @@ func (s *Console) targetPage(x *exchange, report *wire.TargetReport) error {
 	}
 	if b.Leases, err = x.engine.Leases(ctx, x.caller, broker.LeaseFilter{State: "open", Target: name, Limit: perPage}); err != nil {
 		return err
+	}
+	if b.Turns, _, err = x.turnsFor(name); err != nil {
+		return err
+	}
+	plugins, err := x.engine.NodePlugins(ctx, x.caller)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(plugins, func(p wire.NodePlugin) bool { return p.Name == b.Place.Type }); i >= 0 {
+		b.Plugin = &plugins[i]
 	}
 	return x.show("target", page{Title: name, Nav: "targets", Body: b})
 }

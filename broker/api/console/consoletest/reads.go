@@ -58,6 +58,16 @@ func (e *Engine) Object(_ context.Context, _ broker.Caller, kind, name string) (
 	return wire.Object{}, missing(kind, name)
 }
 
+// Rotations implements console.Engine.
+func (e *Engine) Rotations(context.Context, broker.Caller) ([]wire.Rotation, error) {
+	return e.World.Rotations, nil
+}
+
+// NodePlugins implements console.Engine.
+func (e *Engine) NodePlugins(context.Context, broker.Caller) ([]wire.NodePlugin, error) {
+	return e.World.Plugins, nil
+}
+
 // CheckTarget implements console.Engine.
 func (e *Engine) CheckTarget(_ context.Context, _ broker.Caller, name string) (wire.TargetReport, error) {
 	return wire.TargetReport{Target: name, Findings: e.World.Findings}, nil

@@ -24,6 +24,8 @@ type World struct {
 	GroupsOf  map[string][]string
 	Status    wire.Status
 	Peers     []wire.Peer
+	Rotations []wire.Rotation
+	Plugins   []wire.NodePlugin
 	Size      uint64
 }
 
@@ -85,6 +87,7 @@ func Day(now time.Time) World {
 	w.addGrants(now)
 	w.addWork(now)
 	w.addObjects(now)
+	w.addTurns(now)
 	w.addRecord(now)
 	return w
 }
@@ -238,6 +241,25 @@ func (w *World) addObjects(now time.Time) {
 	w.Findings = []wire.Finding{{Name: "reached", OK: true, Detail: "PostgreSQL 16.4, 3 ms away"}, {Name: "may create roles", OK: true},
 		{Name: "public may create", Warning: true, Detail: "PUBLIC may create in schema public: a credential could leave something behind.", Fix: "REVOKE CREATE ON SCHEMA public FROM PUBLIC;"},
 		{Name: "clock", Detail: "The target's clock is 41 s behind."}}
+}
+
+func (w *World) addTurns(now time.Time) {
+	in := func(d time.Duration) *time.Time { return ptr(now.Add(d)) }
+	const day = 24 * time.Hour
+	w.Rotations = []wire.Rotation{
+		{Kind: "Account", Name: "legacy-reports", Target: "legacy", Username: "reports", State: "turning", ID: "rot_1", Reason: "schedule", Turns: 11, BegunAt: in(-time.Hour), DoneAt: in(-31 * day), NextAt: in(4 * time.Minute),
+			Tries: 9, Problem: "legacy cannot be reached: dial tcp 10.0.4.7:5432: i/o timeout"},
+		{Kind: "Account", Name: "billing", Target: "orders", Username: "billing_b", State: "grace", ID: "rot_2", Reason: "demand", Turns: 42, BegunAt: in(-20 * time.Minute), DoneAt: in(-20 * time.Minute), DueAt: in(4 * day), NextAt: in(40 * time.Minute)},
+		{Kind: "Account", Name: "storefront", Target: "orders", Username: "storefront", State: "idle", ID: "rot_3", Reason: "use", Turns: 7, BegunAt: in(-3 * time.Hour), DoneAt: in(-3 * time.Hour)},
+		{Kind: "Cluster", Name: "certificates", State: "idle", Turns: 3, Reason: "demand", DoneAt: in(-8 * day)},
+		{Kind: "Cluster", Name: "barrier", State: "idle", Turns: 5, Reason: "schedule", DoneAt: in(-17 * day), DueAt: in(9 * day), NextAt: in(9 * day)},
+		{Kind: "Target", Name: "finance-api", Target: "finance-api", State: "publishing", ID: "rot_4", Reason: "schedule", Turns: 2, BegunAt: in(-5 * time.Minute), DoneAt: in(-30 * day), NextAt: in(55 * time.Minute)},
+		{Kind: "Target", Name: "orders", Target: "orders", State: "idle", Reason: "override", Turns: 1, DoneAt: in(-2 * day), DueAt: in(12 * day), NextAt: in(12 * day)},
+	}
+	w.Plugins = []wire.NodePlugin{
+		{Node: "eu-1", Name: "htpasswd", Running: true, SHA256: "5f0c9e2a77aa1f0e", Registered: "5f0c9e2a77aa1f0e", Since: in(-6 * day)},
+		{Node: "eu-1", Name: "mainframe", Problem: "the file’s SHA-256 is not the registered one", Registered: "1f0e5f0c9e2a77aa", Failures: 3},
+	}
 }
 
 func (w *World) addRecord(now time.Time) {

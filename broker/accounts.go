@@ -42,7 +42,7 @@ func present(q ledger.Query, account string, a ledger.AccountSpec) (username str
 		}
 		return "", s, &fault.Error{Kind: fault.Unavailable, Code: "account_not_ready", RetryAfter: 2 * time.Second,
 			Detail: fmt.Sprintf("Account %s cannot be given out yet. %s. Retry, or look with: mayfly get account %s", account, detail, account)}
-	case len(a.Usernames) == 1 && r.InFlight():
+	case len(a.Usernames) == 1 && (r.InFlight() || r.Urgent): // urgent: somebody holds it who must not
 		return "", s, &fault.Error{Kind: fault.Unavailable, Code: "account_turning", RetryAfter: time.Second,
 			Detail: fmt.Sprintf("The secret of account %s is being replaced just now. Retry.", account)}
 	}

@@ -348,6 +348,9 @@ func (e *Engine) replace(ctx context.Context, t turn, fresh bool) error {
 	defer e.targets.release(x.target)
 	if fresh || x.TryLogin(ctx, username, t.next) != nil {
 		if err := e.handOver(ctx, t, x, username, field, fresh); err != nil {
+			if e.saidNo(ctx, t, x, username, err) {
+				return &saidNo{err, t.rotation.ID}
+			}
 			return err
 		}
 		if err := x.TryLogin(ctx, username, t.next); err != nil {
@@ -359,6 +362,36 @@ func (e *Engine) replace(ctx context.Context, t turn, fresh bool) error {
 		e.log.Info("secret replaced", "subject", t.rotation.Subject, "rotation", t.rotation.ID, "reason", t.rotation.Reason)
 	}
 	return err
+}
+
+// saidNo is what a target answered that did nothing with an account's next secret.
+type saidNo struct {
+	error
+	id string // the rotation's
+}
+
+// Unwrap returns the target's own error.
+func (x *saidNo) Unwrap() error { return x.error }
+
+// saidNo says whether a turn of an account can be taken back: the target said no, and
+// takes the secret that is given out, where that is the one to be replaced. What was
+// sent of it before is fenced, or past its deadline.
+func (e *Engine) saidNo(ctx context.Context, t turn, x opened, username string, err error) bool {
+	no := []issuers.ErrorKind{issuers.Refused, issuers.Foreign, issuers.Gone, issuers.BadScope}
+	if t.object.Kind != ledger.KindAccount || !slices.Contains(no, issuers.KindOf(err)) {
+		return false
+	}
+	if len(t.account.Usernames) > 1 || !t.known {
+		return true // the secret in question is nobody's
+	}
+	var present secret.Text
+	if err := e.view(func(q ledger.Query) error {
+		present = secret.New(string(q.SlotSecret(t.object.Name, t.rotation.Slot)))
+		return nil
+	}); err != nil {
+		return false
+	}
+	return x.TryLogin(ctx, username, present) == nil
 }
 
 // opened is a target that can replace secrets.
@@ -478,6 +511,10 @@ func (e *Engine) failed(ctx context.Context, t turn, err error) error {
 		pause = max(pause, e.cfg.Timing.Mint+ledger.WithdrawMarginMS*time.Millisecond)
 	}
 	cmd := ledger.FailRotation{Subject: t.rotation.Subject, Problem: clip(err.Error(), ledger.MaxReasonBytes), RetryMS: e.now().Add(pause).UnixMilli()}
+	var no *saidNo
+	if errors.As(err, &no) {
+		cmd.ID, cmd.Undone = no.id, true
+	}
 	if _, ferr := e.commit(ctx, e.header(Caller{}), &cmd); ferr != nil {
 		return errors.Join(err, ferr)
 	}

@@ -34,6 +34,7 @@ type turning struct {
 	refuses  error             // what Replace answers, where set
 	silent   error             // what Present answers, where set
 	enters   string            // the admin account, where it is another
+	strict   bool              // it has no accounts but those in secrets
 	hangs    string            // a target that takes no replacement before its context ends
 	// left counts the points up to the one at which the node dies; 0: it lives on.
 	left int
@@ -107,6 +108,9 @@ func (i *turner) Replace(ctx context.Context, r issuers.Replacement) error {
 	case i.kind.refuses != nil:
 		defer i.kind.mu.Unlock()
 		return i.kind.refuses
+	case i.kind.strict && i.kind.secrets[r.Username] == "":
+		defer i.kind.mu.Unlock()
+		return &issuers.Error{Kind: issuers.Refused, Detail: "no such account"}
 	case i.kind.secrets["admin"] != i.admin:
 		defer i.kind.mu.Unlock()
 		return &issuers.Error{Kind: issuers.Refused, Detail: "the admin's password is wrong"}
@@ -438,6 +442,10 @@ func TestFailedRotationIsTriedAgainAndSaysSo(t *testing.T) {
 		x, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app"})
 		if err != nil || x.Tries != 1 || !strings.Contains(x.Problem, "may not alter app") || x.NextAt == nil {
 			t.Fatalf("%+v %v", x, err)
+		}
+		present := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+		if !k.has("app", present.Credential["password"]) {
+			t.Error("what is given out meanwhile does not log in")
 		}
 		wait(4 * time.Minute)
 		if x := r.rotation("Account/app"); x.Tries < 4 || x.Tries > 8 {

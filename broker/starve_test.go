@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-broker/mayfly/broker/fault"
 	"github.com/mayfly-broker/mayfly/broker/ledger"
 	"github.com/mayfly-broker/mayfly/client/wire"
 	"github.com/mayfly-broker/mayfly/issuers"
@@ -70,5 +71,65 @@ func TestFewSecretsOfATargetTurnAtATime(t *testing.T) {
 		k.refuses = nil
 		k.mu.Unlock()
 		r.within(time.Hour, "all have turned", func() bool { n, turned := inDoubt(); return n == 0 && turned == many })
+	})
+}
+
+// TestHazard17RefusedTurnsHoldUpNoOthers: accounts that the target does not have, more
+// than may be in doubt at a time, keep no other from turning, and not the broker's own
+// secret; each can be deleted.
+func TestHazard17RefusedTurnsHoldUpNoOthers(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		k.strict = true
+		var misspelt []wire.Object
+		for i := range 2 * ledger.MaxTurning {
+			spec := fmt.Sprintf(`{"target":"t1","usernames":["nobody%d"]}`, i)
+			if i%2 == 1 {
+				spec = fmt.Sprintf(`{"target":"t1","usernames":["nobody%d","noone%[1]d"],"grace":"1m"}`, i)
+			}
+			misspelt = append(misspelt, wire.Object{Kind: "Account", Name: fmt.Sprintf("m%d", i), Spec: json.RawMessage(spec)})
+		}
+		r.apply(misspelt...)
+		wait(time.Minute)
+		r.apply(account(oneName)...)
+		r.within(time.Minute, "another account turns", func() bool { return r.rotation("Account/app").Turns == 1 })
+		x, err := r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "target", Name: "t1"})
+		if err != nil || x.Turns != 1 {
+			t.Errorf("the broker's own secret: %+v %v", x, err)
+		}
+		for _, o := range misspelt {
+			if x := r.rotation("Account/" + o.Name); x.InFlight() || x.Tries == 0 || x.Problem == "" {
+				t.Errorf("%+v", x)
+			}
+			if _, err := r.engine.Apply(t.Context(), opCaller, wire.ApplyRequest{Delete: []wire.Ref{{Kind: "Account", Name: o.Name}}}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestRefusedTurnOfAWithdrawnSecretGivesNothingOut: somebody holds it who must not, and
+// the target will not replace it.
+func TestRefusedTurnOfAWithdrawnSecretGivesNothingOut(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		a := r.must(appCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+		k.refusing(&issuers.Error{Kind: issuers.Refused, Detail: "may not alter app"})
+		if _, err := r.engine.Revoke(t.Context(), opCaller, a.LeaseID, wire.RevokeRequest{Reason: "leaked"}); err != nil {
+			t.Fatal(err)
+		}
+		for range 30 {
+			wait(10 * time.Second)
+			_, err := r.request(agentCaller, wire.AccessRequest{Role: "t1/app", Purpose: "p"})
+			r.fails(err, fault.Unavailable, "account_turning")
+		}
+		if r.ended(a.LeaseID)() {
+			t.Error("the lease has ended while its secret logs in")
+		}
+		k.refusing(nil)
+		r.within(time.Hour, "the lease has ended", r.ended(a.LeaseID))
+		if k.has("app", a.Credential["password"]) {
+			t.Error("what was revoked still logs in")
+		}
 	})
 }

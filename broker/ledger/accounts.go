@@ -361,7 +361,7 @@ func (s *state) override(c *context, o ObjectChange, field string, value []byte)
 	}
 	s.put(bucketSecret, present, value)
 	s.put(bucketRotated, []byte(r.Subject), beUint(c.seq))
-	r.Tries, r.Problem = 0, ""
+	r.Tries, r.Refused, r.Problem = 0, 0, ""
 	if r.State == RotationIdle {
 		r.Wanted = RotateOverride
 	}

@@ -199,7 +199,7 @@ func randomRotation(t *rapid.T, b *book, pick func(string, ...string) string, un
 	case 1:
 		return &ledger.ScheduleRotation{Subject: subject, Version: o.Version, DueMS: until}
 	case 2:
-		return &ledger.FailRotation{Subject: subject, ID: pick("failed", "", r.ID, fresh), Problem: "away", RetryMS: until}
+		return &ledger.FailRotation{Subject: subject, ID: pick("failed", "", r.ID, fresh), Problem: "away", RetryMS: until, Undone: rapid.Bool().Draw(t, "undone")}
 	case 3, 4:
 		return &ledger.FinishRotation{Subject: subject, ID: r.ID, DueMS: until}
 	case 5:

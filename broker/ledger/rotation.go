@@ -65,6 +65,9 @@ type Rotation struct {
 	// Tries and Problem tell of failures since the last success.
 	Tries   int    `json:"tries,omitempty"`
 	Problem string `json:"problem,omitempty"`
+	// Refused counts the turns in a row that the target said no to, and that were
+	// taken back for it.
+	Refused int `json:"refused,omitempty"`
 	// Wanted is why a turn is to begin as soon as it can; Urgent cuts grace short.
 	Wanted string `json:"wanted,omitempty"`
 	Urgent bool   `json:"urgent,omitempty"`
@@ -372,13 +375,17 @@ type FailRotation struct {
 	ID      string `json:"id"` // empty: it could not even begin
 	Problem string `json:"problem"`
 	RetryMS int64  `json:"retry_ms"`
+	// Undone takes the turn back: the target said no to an account's next secret, and
+	// has the present one. It begins anew with another, and until then holds up
+	// nothing else on the target, and not the account itself.
+	Undone bool `json:"undone,omitempty"`
 }
 
 // Type implements [Body].
 func (*FailRotation) Type() string { return "fail_rotation" }
 
 func (b *FailRotation) apply(s *state, c *context) Result {
-	r, _, res := s.rotating(b.Subject)
+	r, o, res := s.rotating(b.Subject)
 	switch {
 	case !res.OK():
 		return res
@@ -386,11 +393,32 @@ func (b *FailRotation) apply(s *state, c *context) Result {
 		return refuse(CodeRotating, "%s is at rotation %s.", b.Subject, r.ID)
 	case b.Problem == "" || len(b.Problem) > MaxReasonBytes:
 		return refuse(CodeInvalid, "A problem has 1 to %d bytes.", MaxReasonBytes)
+	case b.Undone && (!r.InFlight() || b.ID != r.ID || o.Kind != KindAccount): // an admin account's next secret is never given up
+		return refuse(CodeRotating, "%s is at rotation %s, which is %s, and cannot be taken back.", b.Subject, r.ID, r.State)
 	}
 	r.Tries++
 	r.Problem = b.Problem
+	if b.Undone {
+		s.undo(&r)
+	}
 	s.saveRotation(r, max(b.RetryMS, c.now))
 	return done(b.Subject)
+}
+
+// undo has a turn that the target said no to wait for its next beginning.
+func (s *state) undo(r *Rotation) {
+	r.Refused++
+	r.Tries = r.Refused
+	switch {
+	case r.State == RotationRetiring:
+		r.State = RotationGrace
+	default:
+		r.State = RotationIdle
+		if r.Wanted == "" && r.Reason != RotateScheduled && r.Reason != RotateFirst { // those are due as before
+			r.Wanted = r.Reason
+		}
+	}
+	s.del(bucketSecret, secretKey(secretOwner, r.Subject, "next"))
 }
 
 // FinishRotation makes the next secret the present one: the target has taken it
@@ -420,7 +448,7 @@ func (b *FinishRotation) apply(s *state, c *context) Result {
 	s.put(bucketSecret, present, slices.Clone(s.Get(bucketSecret, next)))
 	s.del(bucketSecret, next)
 	s.put(bucketRotated, []byte(r.Subject), beUint(c.seq))
-	r.DueMS, r.Tries, r.Problem = b.DueMS, 0, ""
+	r.DueMS, r.Tries, r.Refused, r.Problem = b.DueMS, 0, 0, ""
 	at := s.turned(c, &r, o)
 	s.saveRotation(r, at)
 	return done(r.ID)

@@ -62,6 +62,48 @@ func TestFewSecretsOfATargetAreInDoubt(t *testing.T) {
 	}
 }
 
+// TestOnlyARefusedTurnOfAnAccountIsTakenBack: it makes room for others, and begins
+// anew for the reason it had. A target's own next secret is never given up, since
+// nobody might get in again.
+func TestOnlyARefusedTurnOfAnAccountIsTakenBack(t *testing.T) {
+	b := newBook(t)
+	b.write(object("Account", "one", `{"target":"db","usernames":["u"]}`), object("Account", "two", `{"target":"db","usernames":["a","b"],"grace":"1m"}`))
+	rotation := func(subject string) (r ledger.Rotation, next []byte) {
+		r, _ = b.q().Rotation(subject)
+		return r, b.q().NextSecret(subject)
+	}
+	no := func(subject, name string) *ledger.FailRotation {
+		return &ledger.FailRotation{Subject: subject, ID: id(ledger.PrefixRotation, name), Problem: "no", RetryMS: b.now + 1000, Undone: true}
+	}
+	b.refused(ledger.CodeRotating, "", no("Account/one", "r1")) // it has not begun
+	b.ok(admin, &ledger.WantRotation{Subject: "Account/one", Reason: ledger.RotateDemanded})
+	for n, name := range []string{"r1", "r2"} {
+		cmd := &ledger.BeginRotation{Subject: "Account/one", ID: id(ledger.PrefixRotation, name), Reason: ledger.RotateDemanded}
+		if res := b.apply(b.header(""), cmd, ledger.Secret{Name: "Rotation/Account/one/next", Salt: make([]byte, 16), Value: []byte("next")}); !res.OK() {
+			t.Fatal(res)
+		}
+		b.refused(ledger.CodeRotating, "", no("Account/one", "r9"))
+		b.ok("", no("Account/one", name))
+		r, next := rotation("Account/one")
+		if r.State != ledger.RotationIdle || r.Wanted != ledger.RotateDemanded || r.Tries != n+1 || next != nil || r.AtMS != b.now+1000 {
+			t.Errorf("%+v, next %q", r, next)
+		}
+	}
+	b.turnOnce("Account/one", "r3", 0)
+	if r, _ := rotation("Account/one"); r.Tries != 0 || r.Refused != 0 || r.Turns != 1 {
+		t.Errorf("after success: %+v", r)
+	}
+	b.turnOnce("Account/two", "r4", 1)
+	b.now += 120_000
+	if res := b.beginTurn("Account/two", "r5", 0); !res.OK() {
+		t.Fatal(res)
+	}
+	b.ok("", no("Account/two", "r5"))
+	if r, _ := rotation("Account/two"); r.State != ledger.RotationGrace || r.Active != 1 || r.Turns != 1 {
+		t.Errorf("the slot that was to be retired: %+v", r)
+	}
+}
+
 // TestDeletingATargetLeavesOthersSecrets: an account may have a target's name.
 func TestDeletingATargetLeavesOthersSecrets(t *testing.T) {
 	b := newBook(t)

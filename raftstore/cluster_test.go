@@ -292,6 +292,33 @@ func TestForwardedCallReachesTheLeadersHandler(t *testing.T) {
 	eventually(t, "the removed node is stale", func() bool { return f.Fresh() != nil })
 }
 
+// TestAnyMemberReachesAnyOther: whoever leads, and none but members.
+func TestAnyMemberReachesAnyOther(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *Config) { cfg.Handler = okHandler(cfg.NodeID) })
+	for _, from := range c.nodes {
+		for _, to := range c.nodes {
+			if from == to {
+				continue
+			}
+			client := http.Client{Transport: from.PeerTransport(to.cfg.NodeID)}
+			want := fmt.Sprintf("%s got /some/path from %s", to.cfg.NodeID, from.cfg.NodeID)
+			eventually(t, want, func() bool {
+				resp, err := client.Get("http://member/some/path")
+				if err != nil {
+					return false
+				}
+				defer func() { _ = resp.Body.Close() }()
+				body, _ := io.ReadAll(resp.Body)
+				return string(body) == want
+			})
+		}
+	}
+	client := http.Client{Transport: c.leader().PeerTransport("stranger")}
+	if _, err := client.Post("http://member/", "text/plain", strings.NewReader("x")); !errors.Is(err, errNoMember) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestForwardWithoutALeader(t *testing.T) {
 	c := &cluster{t: t, ca: newTestCA(t), sealer: newTestSealer(t, 1)}
 	n := newNode(t, c, 2) // not bootstrapped: belongs to no cluster

@@ -64,6 +64,32 @@ func (t leaderRoundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// PeerTransport is the same to one member, whether or not it leads. To a node that
+// is none requests fail.
+func (s *Store) PeerTransport(id string) http.RoundTripper { return peerRoundTripper{s, id} }
+
+type peerRoundTripper struct {
+	s  *Store
+	id string
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t peerRoundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	for _, m := range t.s.members() {
+		if string(m.ID) == t.id {
+			out := r.Clone(r.Context())
+			out.URL.Scheme, out.URL.Host = "https", string(m.Address)
+			return t.s.net.leader.RoundTrip(out)
+		}
+	}
+	if r.Body != nil {
+		_ = r.Body.Close() // a RoundTripper must
+	}
+	return nil, fmt.Errorf("%w: %s", errNoMember, t.id)
+}
+
+var errNoMember = errors.New("raftstore: no member of the cluster")
+
 // leaderLook is how often a request that waits looks whether the leader it was
 // sent to still is one. Most are answered before the first look.
 const leaderLook = 100 * time.Millisecond

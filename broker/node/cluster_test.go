@@ -215,6 +215,24 @@ func TestRekeyReachesTheFollowers(t *testing.T) {
 	sameRoot(t, nodes...)
 }
 
+// TestRekeyOutlivesItsLeadersOffice: the leader that made new shares leads no more
+// before anybody heard of them. The next one, which asks no leader, takes them too.
+func TestRekeyOutlivesItsLeadersOffice(t *testing.T) {
+	t.Parallel()
+	nodes, old := three(t)
+	fresh, err := nodes[0].Rekey(t.Context(), wire.RekeyRequest{Shares: old[:2], Count: 5, Threshold: 3})
+	must(t, err)
+	must(t, nodes[0].StepDown(t.Context(), as(ann)))
+	for _, n := range nodes[1:] {
+		eventually(t, "each has the new keyring", func() bool { return n.Status().Threshold == 3 })
+	}
+	must(t, nodes[1].Seal(t.Context(), as(ann)))
+	_, err = nodes[1].Unseal(t.Context(), wire.UnsealRequest{Share: old[0]})
+	refused(t, err, "bad_share")
+	unseal(t, nodes[1], fresh[1:4]...)
+	sameRoot(t, nodes...)
+}
+
 // logged collects a node's log.
 type logged struct {
 	mu sync.Mutex

@@ -250,23 +250,28 @@ func (n *Node) clusterHandler() http.Handler {
 
 // askLeader calls the leader's cluster port; body nil makes it a GET.
 func (r *run) askLeader(ctx context.Context, path string, body []byte) ([]byte, error) {
+	return ask(ctx, r.store.LeaderTransport(), path, body)
+}
+
+// ask calls a member's cluster port.
+func ask(ctx context.Context, member http.RoundTripper, path string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	method := http.MethodGet
 	if body != nil {
 		method = http.MethodPost
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://leader"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "https://member"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	resp, err := r.store.LeaderTransport().RoundTrip(req)
+	resp, err := member.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("node: the leader answered %s", resp.Status)
+		return nil, fmt.Errorf("node: the member answered %s", resp.Status)
 	}
 	return io.ReadAll(io.LimitReader(resp.Body, raftstore.MaxPreamble))
 }
@@ -305,33 +310,37 @@ func (r *run) record(ctx context.Context, command []byte) error {
 	return nil
 }
 
-// keyringEvery is how often a follower looks whether the keyring was reshared.
+// keyringEvery is how often a node looks whether the keyring was reshared.
 const keyringEvery = 15 * time.Second
 
-// followKeyring keeps a follower's keyring file as new as the leader's, so
-// that after a rekey the old shares open no node.
+// followKeyring keeps this node's keyring file as new as any other's, so that after a
+// rekey the old shares open no node. All are asked, also by the leader: whoever made
+// the new shares may lead no more when others have yet to hear of them. Of two
+// documents the newer one counts, and none of another root.
 func (n *Node) followKeyring(ctx context.Context, r *run, k *seal.Keyring) {
 	t := time.NewTicker(keyringEvery)
 	defer t.Stop()
-	var last []byte
+	last := map[string][]byte{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
-		if r.store.IsLeader() {
-			continue
+		for _, p := range r.store.Peers() {
+			if p.Self {
+				continue
+			}
+			doc, err := ask(ctx, r.store.PeerTransport(p.ID), pathKeyring, nil)
+			if err != nil || bytes.Equal(doc, last[p.ID]) {
+				continue // it is away or sealed, or has nothing new
+			}
+			if err := n.absorb(k, doc); err != nil {
+				n.log.Warn("another node's keyring cannot be taken over", "node", p.ID, "error", err)
+				continue
+			}
+			last[p.ID] = doc
 		}
-		doc, err := r.askLeader(ctx, pathKeyring, nil)
-		if err != nil || bytes.Equal(doc, last) {
-			continue // no leader now, or nothing new
-		}
-		if err := n.absorb(k, doc); err != nil {
-			n.log.Warn("the leader's keyring cannot be taken over", "error", err)
-			continue
-		}
-		last = doc
 	}
 }
 

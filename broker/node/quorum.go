@@ -106,8 +106,8 @@ func (n *Node) Recover(ctx context.Context, in wire.RecoverRequest) (wire.EnrolA
 }
 
 // Rekey reshares the same root key: new shares, and the old ones open nothing
-// any more: on this node at once, on followers in contact within keyringEvery, and
-// on one that is down or sealed only when it next hears the leader.
+// any more: on this node at once, on those in contact within keyringEvery, and on one
+// that is down or sealed only when it next hears one that knows of it.
 func (n *Node) Rekey(_ context.Context, in wire.RekeyRequest) ([]string, error) {
 	if _, err := n.current(); err != nil {
 		return nil, err

@@ -64,14 +64,22 @@ func showRotations(s *shell, c *cli.Context, cl *client.Client) error {
 	}
 	return s.show(list, func(p *page) {
 		var rows [][]cell
+		var problems []string // below: one of them would make the table as wide as itself
 		for _, r := range list {
 			state := plain(r.State)
 			if r.Problem != "" {
-				state = cell{r.State + ": " + r.Problem, red}
+				state = cell{r.State + ", failing", red}
+				problems = append(problems, strings.ToLower(r.Kind)+"/"+r.Name+": "+r.Problem)
 			}
 			rows = append(rows, []cell{plain(strings.ToLower(r.Kind) + "/" + r.Name), plain(r.Target), state, plain(p.whenPtr(r.NextAt)), plain(p.whenPtr(r.DoneAt)), plain(r.Reason), plain(strconv.FormatUint(r.Turns, 10))})
 		}
 		p.table("nothing rotates; give an Account or a Target a rotation schedule", []string{"WHAT", "TARGET", "STATE", "NEXT", "LAST", "WHY", "TURNS"}, rows)
+		for i, text := range problems {
+			if i == 0 {
+				p.line("")
+			}
+			p.line(clean(text))
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,9 @@ import (
 // the account alone, and who approves may not read the objects. nil where the grant
 // is on none.
 func opens(q ledger.Query, role, target string, granted scope.Scope) *wire.Opens {
+	if !slices.ContainsFunc(granted, func(d scope.Detail) bool { return d.Type == "account" }) {
+		return nil // most are none, and lists of grants are long
+	}
 	var r ledger.RoleSpec
 	var a ledger.AccountSpec
 	if _, ok := q.Spec(ledger.KindRole, role, &r); !ok || r.Account == "" || scope.Covers(ledger.AccountScope(r.Account), granted) != nil {

@@ -448,7 +448,7 @@ type VerifyAnswer struct {
 	Size       uint64   `json:"size"`
 	Root       string   `json:"root"`
 	Checkpoint string   `json:"checkpoint"`
-	OK         bool     `json:"ok" doc:"The whole ledger, up to its end, has been checked and holds"`
+	OK         bool     `json:"ok" doc:"The ledger has been checked up to its end, from where this call began, and holds"`
 	Problems   []string `json:"problems,omitempty"`
 	// Next is set where a long ledger takes more calls: the entries before it hold.
 	Next uint64 `json:"next,omitempty" doc:"Ask again with this as from: the entries before it hold, the others are yet to be checked"`

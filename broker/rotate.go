@@ -348,7 +348,7 @@ func (e *Engine) replace(ctx context.Context, t turn, fresh bool) error {
 	defer e.targets.release(x.target)
 	if fresh || x.TryLogin(ctx, username, t.next) != nil {
 		if err := e.handOver(ctx, t, x, username, field, fresh); err != nil {
-			if e.saidNo(ctx, t, x, username, err) {
+			if e.saidNo(ctx, t, x, username, fresh, err) {
 				return &saidNo{err, t.rotation.ID}
 			}
 			return err
@@ -374,11 +374,13 @@ type saidNo struct {
 func (x *saidNo) Unwrap() error { return x.error }
 
 // saidNo says whether a turn of an account can be taken back: the target said no, and
-// takes the secret that is given out, where that is the one to be replaced. What was
-// sent of it before is fenced, or past its deadline.
-func (e *Engine) saidNo(ctx context.Context, t turn, x opened, username string, err error) bool {
+// takes the secret that is given out, where that is the one to be replaced. Nothing
+// that was sent of it before may arrive yet: it is fenced, or there was none.
+func (e *Engine) saidNo(ctx context.Context, t turn, x opened, username string, fresh bool, err error) bool {
+	var late *unfenced
+	_, fences := x.issuer.(issuers.Fencer)
 	no := []issuers.ErrorKind{issuers.Refused, issuers.Foreign, issuers.Gone, issuers.BadScope}
-	if t.object.Kind != ledger.KindAccount || !slices.Contains(no, issuers.KindOf(err)) {
+	if t.object.Kind != ledger.KindAccount || !slices.Contains(no, issuers.KindOf(err)) || errors.As(err, &late) || !fresh && !fences {
 		return false
 	}
 	if len(t.account.Usernames) > 1 || !t.known {
@@ -411,10 +413,17 @@ func asRotator(t *target) (opened, error) {
 // replace fences what older terms may still be replacing (HAZARDS 8), and replaces.
 func (x opened) replace(ctx context.Context, r issuers.Replacement) error {
 	if err := x.fence(ctx); err != nil {
-		return err
+		return &unfenced{err}
 	}
 	return x.Replace(ctx, r)
 }
+
+// unfenced is the error of a target that was not told of the next secret, since an
+// older term may be telling it yet.
+type unfenced struct{ error }
+
+// Unwrap returns the target's own error.
+func (x *unfenced) Unwrap() error { return x.error }
 
 // rotatorOf opens the turn's target; the caller releases it.
 func (e *Engine) rotatorOf(t turn) (opened, error) {

@@ -133,3 +133,29 @@ func TestRefusedTurnOfAWithdrawnSecretGivesNothingOut(t *testing.T) {
 		}
 	})
 }
+
+// TestTurnThatMayArriveYetIsNotTakenBack: a node died in the midst of telling a target
+// that fences nobody. A refusal of the next node's attempt says nothing of the first.
+func TestTurnThatMayArriveYetIsNotTakenBack(t *testing.T) {
+	turnings(t, func(t *testing.T, r *rig, k *turning) {
+		r.apply(account(oneName)...)
+		r.turns("Account/app", 1)
+		k.mu.Lock()
+		k.left = 4 // the wish and the beginning are in the log, each by two points
+		k.mu.Unlock()
+		_, _ = r.engine.Rotate(t.Context(), opCaller, wire.RotateRequest{Kind: "account", Name: "app"})
+		r.within(time.Minute, "the node is dead", func() bool { k.mu.Lock(); defer k.mu.Unlock(); return k.dead })
+		begun := r.rotation("Account/app")
+		if !begun.InFlight() {
+			t.Fatalf("%+v", begun)
+		}
+		k.refusing(&issuers.Error{Kind: issuers.Refused, Detail: "may not alter app"})
+		r.restart(k)
+		wait(time.Minute)
+		if x := r.rotation("Account/app"); !x.InFlight() || x.ID != begun.ID || x.Tries == 0 {
+			t.Errorf("%+v", x)
+		}
+		k.refusing(nil)
+		r.turns("Account/app", 2)
+	})
+}
